@@ -1,0 +1,3 @@
+"""ImageStreams for any Kubernetes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What people type: commands and a small synchronous API client that starts fast."""

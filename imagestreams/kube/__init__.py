@@ -1,0 +1,1 @@
+"""Speaks Kubernetes: the only package that knows how an API server is reached."""
