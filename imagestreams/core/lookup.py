@@ -1,0 +1,128 @@
+"""A question to a registry and the few things that can come back.
+
+The import loop is `plan -> look up -> merge -> write`. This module holds the words that the steps pass to each other: a
+`Ticket` says which tag of which stream asks what; the lanes of `imagestreams.registry` turn it into an `Answer`, whose
+outcome is `Resolved`, `Failed` or `Deferred`, never a pair of optional values.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from imagestreams.core.keychain import Credential
+    from imagestreams.core.manifest import Platform
+    from imagestreams.core.policy import Transport
+    from imagestreams.core.reference import ImageReference
+
+
+class ImportMode(enum.StrEnum):
+    """What a tag that serves an index resolves to."""
+
+    LEGACY = "Legacy"  # the manifest of one platform
+    PRESERVE_ORIGINAL = "PreserveOriginal"  # the index itself: the digest that the tag serves
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a spec tag comes from. Two equal sources need no new import: a change is seen by content, not by
+    generation.
+
+    `name` is as the user wrote it; `namespace` is empty for the stream's own; `platform` is "os/architecture" where the
+    tag's annotations prefer one.
+    """
+
+    kind: str
+    name: str
+    namespace: str = ""
+    reference: bool = False
+    mode: ImportMode = ImportMode.PRESERVE_ORIGINAL
+    insecure: bool = False
+    platform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a tag served when it was last asked: the digest of the tag, and the image that was made of it (a child of it
+    in Legacy mode).
+    """
+
+    digest: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One question to one registry. Equal lookups have equal answers and are asked once for all streams that wait.
+
+    `credentials` are the candidates in the order to try them; empty means anonymous. `known` lets an unchanged tag be
+    answered by one HEAD; without it the manifest is read at once.
+    """
+
+    reference: ImageReference
+    transport: Transport
+    credentials: tuple[Credential, ...]
+    mode: ImportMode
+    prefer: Platform | None = None
+    known: Served | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The registry answered: the tag serves `served.digest`, and `served.image` is what is recorded."""
+
+    served: Served
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The registry's answer, or its silence, gives no image. `reason` is CamelCase and becomes the condition's;
+    `message` is for people.
+
+    The message holds no secret, and nothing that differs from one attempt to the next (ports, times, counters), or each
+    retry would be a new status.
+    """
+
+    reason: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The host must not be asked before `until` (aware); nothing is known yet."""
+
+    until: datetime
+    why: str
+
+
+Outcome = Resolved | Failed | Deferred
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One tag's wish to be looked up: for the stream with this uid, as its source was when the plan was made.
+
+    `request` is the refresh annotation that asked for it, or empty; `slot` the first second (Unix time) of the polling
+    slot that it serves, or 0.
+    """
+
+    uid: str
+    tag: str
+    source: Source
+    request: str
+    slot: int
+    lookup: Lookup
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for a ticket, and when (aware, UTC)."""
+
+    ticket: Ticket
+    outcome: Outcome
+    at: datetime

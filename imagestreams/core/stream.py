@@ -1,0 +1,400 @@
+"""The ImageStream as we read and write it: decode, encode, and what its fields mean.
+
+Only the fields that we use are declared; everything else passes by unread, and is untouched by our writes, since we
+patch `status` and nothing else. The structs are kept by the ten thousand, so they are frozen, hold tuples and are not
+tracked by the garbage collector.
+
+Shapes and rules: OpenShift's `image.openshift.io/v1` (openshift/api, image/v1/types.go) and `crds/imagestreams.yaml`,
+which adds `observed`, `handled`, `summary` and the stream's own conditions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from imagestreams.core.lookup import ImportMode, Source
+from imagestreams.core.reference import ImageReference, InvalidReference
+
+IMPORT_SUCCESS = "ImportSuccess"
+READY = "Ready"
+REFRESH_ANNOTATION = "imagestreams.dev/refresh"
+FORGET_ANNOTATION = "imagestreams.dev/forget"
+INTERVAL_ANNOTATION = "imagestreams.dev/interval"
+
+
+class ObjectKey(NamedTuple):
+    """A namespaced object's identity in a queue or store."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Istag(NamedTuple):
+    """A tag of a stream: what `ImageStreamTag` names."""
+
+    namespace: str
+    stream: str
+    tag: str
+
+    @property
+    def key(self) -> ObjectKey:
+        """The stream that holds the tag."""
+        return ObjectKey(self.namespace, self.stream)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.stream}:{self.tag}"
+
+
+class _Wire(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
+    """JSON of the API: camelCase names; a null or absent field is its default."""
+
+
+class ObjectReference(_Wire, frozen=True):
+    kind: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+
+
+class ImportPolicy(_Wire, frozen=True):
+    insecure: bool | None = None
+    scheduled: bool | None = None
+    import_mode: str | None = None
+
+
+class ReferencePolicy(_Wire, frozen=True):
+    type: str | None = None
+
+
+class TagAnnotations(_Wire, frozen=True):
+    """The two annotations of a tag that are inputs of an import in Legacy mode."""
+
+    prefer_arch: str | None = msgspec.field(default=None, name="importer.image.openshift.io/prefer-arch")
+    prefer_os: str | None = msgspec.field(default=None, name="importer.image.openshift.io/prefer-os")
+
+
+class TagReference(_Wire, frozen=True):
+    """One entry of `spec.tags`."""
+
+    name: str
+    from_: ObjectReference | None = msgspec.field(default=None, name="from")
+    annotations: TagAnnotations | None = None
+    reference: bool | None = None
+    import_policy: ImportPolicy | None = None
+    reference_policy: ReferencePolicy | None = None
+
+    @property
+    def is_scheduled(self) -> bool:
+        return bool(self.import_policy and self.import_policy.scheduled)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether consumers are pointed at the stream's own repository (`referencePolicy: Local`)."""
+        return bool(self.reference_policy and self.reference_policy.type == "Local")
+
+    def source(self, namespace: str, default_mode: ImportMode) -> Source | None:
+        """What the tag asks for, or None for a tag that only pushes feed. `namespace` is the stream's own, which is the
+        same as naming none.
+        """
+        if self.from_ is None or not (self.from_.kind or self.from_.name):
+            return None
+        policy, prefer = self.import_policy or ImportPolicy(), self.annotations or TagAnnotations()
+        mode = ImportMode(policy.import_mode) if policy.import_mode else default_mode
+        wants_platform = mode is ImportMode.LEGACY and prefer.prefer_arch and prefer.prefer_os
+        other = self.from_.namespace or ""
+        return Source(
+            kind=self.from_.kind or "",
+            name=self.from_.name or "",
+            namespace="" if other == namespace else other,
+            reference=bool(self.reference),
+            mode=mode,
+            insecure=bool(policy.insecure),
+            platform=f"{prefer.prefer_os}/{prefer.prefer_arch}" if wants_platform else "",
+        )
+
+
+class TagEvent(_Wire, frozen=True):
+    """What a tag pointed to from `created` (aware, whole seconds) on. `image` is a digest, or empty for a tag that is
+    only a reference.
+    """
+
+    created: datetime | None = None
+    docker_image_reference: str = ""
+    image: str | None = None
+    generation: int | None = None
+
+
+class TagCondition(_Wire, frozen=True):
+    """How the last attempt to import a tag ended. Others read these too, so `type` and `status` are always written."""
+
+    type: str = ""
+    status: str = ""
+    reason: str | None = None
+    message: str | None = None
+    last_transition_time: datetime | None = None
+    generation: int | None = None
+
+
+class Observed(_Wire, frozen=True):
+    """The source of the last attempt, and the digest that the tag served then (in Legacy mode the recorded image is a
+    child of it).
+    """
+
+    from_: ObjectReference | None = msgspec.field(default=None, name="from")
+    import_mode: str | None = None
+    reference: bool | None = None
+    insecure: bool | None = None
+    platform: str | None = None
+    generation: int | None = None
+    digest: str | None = None
+
+    @classmethod
+    def of(cls, source: Source, *, generation: int | None, digest: str | None) -> Observed:
+        return cls(
+            from_=ObjectReference(
+                kind=source.kind or None, name=source.name or None, namespace=source.namespace or None
+            ),
+            import_mode=source.mode.value,
+            reference=source.reference or None,
+            insecure=source.insecure or None,
+            platform=source.platform or None,
+            generation=generation,
+            digest=digest or None,
+        )
+
+    def is_of(self, source: Source) -> bool:
+        """Whether the attempt was made at this very source."""
+        return self == Observed.of(source, generation=self.generation, digest=self.digest)
+
+
+class StatusTag(_Wire, frozen=True):
+    """One entry of `status.tags`; items newest first."""
+
+    tag: str
+    items: tuple[TagEvent, ...] | None = None
+    conditions: tuple[TagCondition, ...] | None = None
+    observed: Observed | None = None
+
+    @property
+    def newest(self) -> TagEvent | None:
+        return self.items[0] if self.items else None
+
+    @property
+    def outcome(self) -> TagCondition | None:
+        """The condition of the last attempt to import."""
+        return next((condition for condition in self.conditions or () if condition.type == IMPORT_SUCCESS), None)
+
+
+class Condition(_Wire, frozen=True):
+    """A metav1.Condition of the stream. Its reason and message must be written back as they were, also when empty: the
+    schema requires both, and those of other writers are not ours to drop.
+    """
+
+    type: str
+    status: str
+    reason: str | None = None
+    message: str | None = None
+    last_transition_time: datetime | None = None
+    observed_generation: int | None = None
+
+
+class Handled(_Wire, frozen=True):
+    """The requests (annotations' whole values) that have been carried out."""
+
+    refresh: str | None = None
+    forget: str | None = None
+
+
+class Summary(_Wire, frozen=True):
+    """Scalars for `kubectl get`: a printer column cannot join a list."""
+
+    tags: str | None = None
+    updated: datetime | None = None
+    scheduled: str | None = None
+
+
+class Status(_Wire, frozen=True):
+    docker_image_repository: str | None = None
+    public_docker_image_repository: str | None = None
+    observed_generation: int | None = None
+    conditions: tuple[Condition, ...] | None = None
+    tags: tuple[StatusTag, ...] | None = None
+    handled: Handled | None = None
+    summary: Summary | None = None
+
+    def tag(self, name: str) -> StatusTag | None:
+        return next((tag for tag in self.tags or () if tag.tag == name), None)
+
+    @property
+    def ready(self) -> Condition | None:
+        return next((condition for condition in self.conditions or () if condition.type == READY), None)
+
+
+class Spec(_Wire, frozen=True):
+    docker_image_repository: str | None = None
+    tags: tuple[TagReference, ...] | None = None
+
+
+class Annotations(_Wire, frozen=True):
+    """The stream's annotations that we act on; the others are not kept."""
+
+    refresh: str | None = msgspec.field(default=None, name=REFRESH_ANNOTATION)
+    forget: str | None = msgspec.field(default=None, name=FORGET_ANNOTATION)
+    interval: str | None = msgspec.field(default=None, name=INTERVAL_ANNOTATION)
+
+
+class Metadata(_Wire, frozen=True):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    annotations: Annotations | None = None
+
+
+class ImageStream(_Wire, frozen=True):
+    metadata: Metadata
+    spec: Spec | None = None
+    status: Status | None = None
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey(self.metadata.namespace, self.metadata.name)
+
+    @property
+    def spec_tags(self) -> tuple[TagReference, ...]:
+        return (self.spec and self.spec.tags) or ()
+
+    @property
+    def annotations(self) -> Annotations:
+        return self.metadata.annotations or Annotations()
+
+    def spec_tag(self, name: str) -> TagReference | None:
+        return next((tag for tag in self.spec_tags if tag.name == name), None)
+
+    def status_tag(self, name: str) -> StatusTag | None:
+        return self.status.tag(name) if self.status else None
+
+    def with_status(self, status: Status) -> ImageStream:
+        return msgspec.structs.replace(self, status=status)
+
+
+class _ListMetadata(_Wire, frozen=True):
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class ImageStreamList(_Wire, frozen=True):
+    metadata: _ListMetadata
+    items: tuple[ImageStream, ...] = ()
+
+
+class MalformedObject(ValueError):
+    """JSON from the API server that is not what its schema promises; the text says where."""
+
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes of unknown origin can raise."""
+
+_decode_stream = msgspec.json.Decoder(ImageStream)
+_decode_list = msgspec.json.Decoder(ImageStreamList)
+_encode = msgspec.json.Encoder()
+
+
+def decode(body: bytes) -> ImageStream:
+    """Read one ImageStream; raises `MalformedObject`."""
+    try:
+        return _decode_stream.decode(body)
+    except UNREADABLE as error:
+        raise MalformedObject(f"ImageStream: {error}") from error
+
+
+def decode_list(body: bytes) -> ImageStreamList:
+    """Read a page of ImageStreams; raises `MalformedObject`."""
+    try:
+        return _decode_list.decode(body)
+    except UNREADABLE as error:
+        raise MalformedObject(f"ImageStreamList: {error}") from error
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """The JSON of a stream or of a part of one; what `decode` reads back is equal."""
+    return _encode.encode(value)
+
+
+def encode_status_patch(stream: ImageStream, status: Status) -> bytes:
+    """A merge patch (RFC 7396) that makes `status` the stream's, and only if the stream is still as we read it.
+
+    `tags` and `conditions` are replaced whole, the way the schema's atomic list wants it; fields of others survive.
+    """
+    return _encode.encode(
+        {
+            "metadata": {"resourceVersion": stream.metadata.resource_version, "uid": stream.metadata.uid},
+            "status": _explicit(status),
+        }
+    )
+
+
+def _explicit(status: Status) -> dict[str, object]:
+    """The status with its empty lists written out: in a merge patch an absent field would keep its old value."""
+    fields = {
+        name: getattr(status, attribute)
+        for attribute, name in zip(status.__struct_fields__, status.__struct_encode_fields__, strict=True)
+    }
+    written = {name: value for name, value in fields.items() if value is not None}
+    written["tags"] = status.tags or ()
+    if status.summary is not None:
+        summary = status.summary
+        written["summary"] = {"tags": summary.tags, "updated": summary.updated, "scheduled": summary.scheduled}
+    return written
+
+
+def whole_seconds(moment: datetime) -> datetime:
+    """The moment as the API keeps times: UTC, no fractions."""
+    return moment.astimezone(UTC).replace(microsecond=0)
+
+
+class TagImage(NamedTuple):
+    """What consumers of a tag get: the string to write into a workload, the digest in it ("" for reference tags), and
+    the identity of the tag event.
+    """
+
+    pull_spec: str
+    digest: str
+    event: str
+
+
+def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
+    """Resolve a tag for a consumer, or None where nothing was recorded yet.
+
+    The newest item counts, whatever later attempts said. What is written is always pinned by the item's own digest, so
+    that text in a status cannot name another image; only a reference tag, which has no digest, is taken as written.
+    Raises `InvalidReference` for an item that is no image.
+    """
+    recorded = stream.status_tag(tag)
+    event = recorded.newest if recorded else None
+    if event is None:
+        return None
+    reference = ImageReference.parse(event.docker_image_reference)
+    if not reference.name:
+        raise InvalidReference(f"{event.docker_image_reference!r} names a registry, not an image")
+    digest = event.image or ""
+    spec_tag = stream.spec_tag(tag)
+    repository = stream.status.docker_image_repository if stream.status else None
+    if digest and spec_tag and spec_tag.is_local and repository:
+        reference = ImageReference.parse(repository)
+    pull_spec = str(reference.pinned(digest)) if digest else event.docker_image_reference
+    return TagImage(pull_spec, digest, event_identity(Istag(*stream.key, tag), event))
+
+
+def event_identity(istag: Istag, event: TagEvent) -> str:
+    """A short stable name of one tag event, fit for a label: A -> B -> A are three events."""
+    created = event.created.isoformat() if event.created else ""
+    image = event.image or event.docker_image_reference
+    return hashlib.sha256(f"{istag}|{image}|{created}".encode()).hexdigest()[:16]

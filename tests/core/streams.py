@@ -1,0 +1,282 @@
+"""Builders for tests of the core: streams, tags, answers, and `Rounds`, which carries a stream through rounds of
+importing as `imagestreams.imports` does, with an API server that is one merge patch long.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from imagestreams.core.importing import (
+    ImportRules,
+    Plan,
+    Progress,
+    Transition,
+    Update,
+    merge_status,
+    plan_import,
+    tickets_of,
+)
+from imagestreams.core.keychain import Entry
+from imagestreams.core.lookup import Answer, Deferred, Failed, ImportMode, Outcome, Resolved, Served, Source, Ticket
+from imagestreams.core.stream import (
+    Annotations,
+    ImageStream,
+    ImportPolicy,
+    Metadata,
+    ObjectReference,
+    ReferencePolicy,
+    Spec,
+    Status,
+    StatusTag,
+    TagAnnotations,
+    TagReference,
+    decode,
+    encode,
+    encode_status_patch,
+)
+from tests.fakes.patching import merged
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+IMAGE = "quay.io/acme/app:latest"
+REPOSITORY = "quay.io/acme/app"
+
+
+def seconds(count: float) -> timedelta:
+    return timedelta(seconds=count)
+
+
+def minutes(count: float) -> timedelta:
+    return timedelta(minutes=count)
+
+
+def digest(letter: str) -> str:
+    """A digest of one repeated hexadecimal digit."""
+    return f"sha256:{letter * 64}"
+
+
+def pinned(letter: str, repository: str = REPOSITORY) -> str:
+    return f"{repository}@{digest(letter)}"
+
+
+def tag(
+    name: str = "latest",
+    image: str = IMAGE,
+    *,
+    kind: str = "DockerImage",
+    namespace: str | None = None,
+    scheduled: bool = False,
+    insecure: bool = False,
+    mode: str | None = None,
+    reference: bool = False,
+    local: bool = False,
+    platform: tuple[str, str] | None = None,
+) -> TagReference:
+    """One entry of spec.tags; `platform` is (os, architecture)."""
+    return TagReference(
+        name=name,
+        from_=ObjectReference(kind=kind, name=image, namespace=namespace),
+        reference=reference or None,
+        annotations=TagAnnotations(prefer_os=platform[0], prefer_arch=platform[1]) if platform else None,
+        import_policy=ImportPolicy(insecure=insecure or None, scheduled=scheduled or None, import_mode=mode),
+        reference_policy=ReferencePolicy("Local") if local else None,
+    )
+
+
+def follower(name: str, followed: str, *, namespace: str | None = None) -> TagReference:
+    """A tag that follows another."""
+    return tag(name, followed, kind="ImageStreamTag", namespace=namespace)
+
+
+def pushed(name: str) -> TagReference:
+    """A tag without a source."""
+    return TagReference(name=name)
+
+
+def stream(
+    *tags: TagReference,
+    status: Status | None = None,
+    refresh: str | None = None,
+    forget: str | None = None,
+    interval: str | None = None,
+    repository: str | None = None,
+    generation: int = 1,
+    uid: str = "uid-1",
+    name: str = "app",
+) -> ImageStream:
+    return ImageStream(
+        metadata=Metadata(
+            name=name,
+            namespace="team",
+            uid=uid,
+            resource_version="100",
+            generation=generation,
+            annotations=Annotations(refresh=refresh, forget=forget, interval=interval),
+        ),
+        spec=Spec(docker_image_repository=repository, tags=tags),
+        status=status,
+    )
+
+
+def edited(
+    before: ImageStream,
+    *tags: TagReference,
+    refresh: str | None = None,
+    forget: str | None = None,
+    interval: str | None = None,
+) -> ImageStream:
+    """The stream after a user replaced its tags (none given: they stay) and annotations."""
+    generation = before.metadata.generation + (1 if tags else 0)
+    return stream(
+        *(tags or before.spec_tags),
+        status=before.status,
+        refresh=refresh,
+        forget=forget,
+        interval=interval,
+        generation=generation,
+        uid=before.metadata.uid,
+    )
+
+
+def source(image: str = IMAGE, *, mode: ImportMode = ImportMode.PRESERVE_ORIGINAL, insecure: bool = False) -> Source:
+    return Source("DockerImage", image, mode=mode, insecure=insecure)
+
+
+def resolved(letter: str, *, child: str = "") -> Resolved:
+    """The tag serves the digest of `letter`; in Legacy mode the image is `child` of it."""
+    return Resolved(Served(digest(letter), digest(child or letter)))
+
+
+def failed(reason: str = "Unavailable", message: str = "quay.io failed (503)", *, retryable: bool = True) -> Failed:
+    return Failed(reason, message, retryable)
+
+
+NOT_FOUND = failed("NotFound", 'container image "quay.io/acme/app:latest" not found', retryable=False)
+UNAVAILABLE = failed()
+
+
+def deferred(until: datetime) -> Deferred:
+    return Deferred(until, "quay.io asked us to wait")
+
+
+def answer(ticket: Ticket, outcome: Outcome, at: datetime = NOW) -> Answer:
+    return Answer(ticket, outcome, at)
+
+
+def stored(before: ImageStream, status: Status) -> ImageStream:
+    """The stream as the API server gives it back after the status was written."""
+    patch = json.loads(encode_status_patch(before, status))
+    assert patch["metadata"] == {
+        "resourceVersion": before.metadata.resource_version,
+        "uid": before.metadata.uid,
+    }
+    whole = merged(json.loads(encode(before)), {"status": patch["status"]})
+    whole["metadata"]["resourceVersion"] = str(int(before.metadata.resource_version) + 1)
+    return decode(json.dumps(whole).encode())
+
+
+class Rounds:
+    """A stream on its way through rounds.
+
+    `pending` are the tickets under way, `heard` the transitions announced, `writes` how many statuses were written.
+    Each round goes as in `imagestreams.imports`, except that the answers are the test's.
+    """
+
+    def __init__(
+        self,
+        stream: ImageStream,
+        *,
+        rules: ImportRules | None = None,
+        now: datetime = NOW,
+        watermark: datetime | None = None,
+        entries: Iterable[Entry] = (),
+    ) -> None:
+        self.stream, self.rules, self.now, self.watermark = stream, rules or ImportRules(), now, watermark
+        self.entries = tuple(entries)
+        self.progress: Progress = {}
+        self.pending: dict[str, Ticket] = {}
+        self.heard: list[Transition] = []
+        self.writes = 0
+
+    def round(self, hints: Iterable[str] = (), **outcomes: Outcome) -> Plan:
+        """One round, with the answers to tickets that are under way (by tag; `_` stands for `-`)."""
+        answers = []
+        for name, outcome in outcomes.items():
+            ticket = self.pending.pop(name.replace("_", "-"))
+            answers.append(answer(ticket, outcome, self.now))
+        self.merge(*answers)
+        return self.plan(hints)
+
+    def merge(self, *answers: Answer) -> Update:
+        update = merge_status(self.stream, answers, self.progress, now=self.now, rules=self.rules)
+        if update.is_changed:
+            assert update.stream.status is not None
+            self.stream = stored(self.stream, update.stream.status)
+            assert self.stream.status == update.stream.status, "the API server gives back what was written"
+            self.heard += update.transitions
+            self.writes += 1
+        self.progress = update.progress
+        return update
+
+    def plan(self, hints: Iterable[str] = ()) -> Plan:
+        plan = plan_import(
+            self.stream,
+            self.progress,
+            now=self.now,
+            rules=self.rules,
+            hints=frozenset(hints),
+            watermark=self.watermark,
+        )
+        tickets, self.progress = tickets_of(self.stream, plan, self.entries, self.rules)
+        for ticket in tickets:
+            before = self.pending.get(ticket.tag)
+            assert before is None or (before.source, before.request) != (ticket.source, ticket.request), (
+                f"{ticket.tag} is under way already"
+            )
+            self.pending[ticket.tag] = ticket
+        return plan
+
+    def wait(self, time: timedelta | datetime) -> None:
+        self.now = self.now + time if isinstance(time, timedelta) else time
+
+    def edit(self, *tags: TagReference, **annotations: str | None) -> None:
+        """A user changes the stream."""
+        self.stream = edited(self.stream, *tags, **annotations)
+
+    def restart(self) -> None:
+        """The process is replaced by another."""
+        self.progress, self.pending = {}, {}
+
+    def status_tag(self, name: str = "latest") -> StatusTag:
+        found = self.stream.status_tag(name)
+        assert found is not None
+        return found
+
+    def history(self, name: str = "latest") -> list[str]:
+        """The digests' letters, newest first."""
+        return [(item.image or "").removeprefix("sha256:")[:1] for item in self.status_tag(name).items or ()]
+
+    @property
+    def ready(self) -> tuple[str, str | None]:
+        assert self.stream.status is not None
+        ready = self.stream.status.ready
+        assert ready is not None
+        return ready.status, ready.reason
+
+    def take_heard(self) -> list[Transition]:
+        heard, self.heard = self.heard, []
+        return heard
+
+    @contextmanager
+    def unwritten(self) -> Iterator[None]:
+        """Nothing is written and nobody hears of anything in the block."""
+        before = self.writes, list(self.heard), self.stream
+        yield
+        assert (self.writes, self.heard, self.stream) == before
+
+
+def why(plan: Plan) -> dict[str, str]:
+    """What a plan asks for, and why."""
+    return {due.tag: due.why for due in plan.due}
