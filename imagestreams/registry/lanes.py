@@ -1,0 +1,587 @@
+"""Who is asked next, and who must wait: a lane for each registry host.
+
+    submit -> the lane's queue -> a worker -> the answer, kept until it is acknowledged
+                                           -> ready(key): come and fetch it
+
+A reconcile never waits here. A lane has a few workers, so a host that hangs delays only what is asked of it. Within a
+lane namespaces take turns, equal questions are asked once, a credential that was told to wait waits, and a host that
+cannot be reached is left alone for a while. What must not be asked now is answered `Deferred` at once, not queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import structlog
+
+from imagestreams.core.lookup import Answer, Deferred, Failed, Lookup, Outcome, Resolved, Ticket
+from imagestreams.core.reference import DEFAULT_TAG
+from imagestreams.registry.errors import RegistryError, TooManyRequests, Unavailable, Unreachable, Untrusted
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from imagestreams.core.policy import Transport
+
+log = structlog.get_logger(__name__)
+
+K = TypeVar("K", bound=tuple[str, ...])
+"""A stream's key; its first part is the namespace."""
+
+OnThrottle = Callable[[str, str], None]
+
+_LONGEST_WAIT: Final = timedelta(minutes=15)
+_MAX_WINDOWS: Final = 1024  # of one lane; beyond it the one that ends first is forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is asked at a time, and how long is waited.
+
+    Attributes:
+        concurrency: lookups under way at one host.
+        per_namespace: lookups under way for one namespace, at all hosts together.
+        lanes: how many hosts are known at a time; one namespace may keep a quarter of them busy.
+        settle: seconds from the first answer of a key to its report, if the rest of its lane takes longer.
+        failures: how many times in a row a host cannot be reached before it is left alone.
+        pause: how long it is then left alone at first; each failed attempt doubles that, up to 15 minutes.
+        throttle: how long a credential waits that was throttled without a Retry-After; doubled like `pause`.
+    """
+
+    concurrency: int = 8
+    per_namespace: int = 64
+    lanes: int = 1000
+    settle: float = 1.0
+    failures: int = 5
+    pause: timedelta = timedelta(seconds=15)
+    throttle: timedelta = timedelta(seconds=30)
+
+
+@dataclass(slots=True)
+class _Wait:
+    """Until when something is not asked; `strikes` counts what led there in a row."""
+
+    until: datetime
+    strikes: int = 1
+
+
+@dataclass(eq=False, slots=True)
+class _Flight(Generic[K]):
+    """One question, queued or under way, and the (key, tag) pairs that wait for its answer."""
+
+    lookup: Lookup
+    question: Hashable
+    waiting: dict[tuple[K, str], None] = field(default_factory=dict)
+    queues: dict[str, None] = field(default_factory=dict)  # the namespaces in whose turns it may be started
+    namespace: str = ""  # in whose turn it was started
+    is_started: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Pending(Generic[K]):
+    ticket: Ticket
+    flight: _Flight[K]
+    lane: _Lane[K]
+
+
+class _Lane(Generic[K]):
+    """The queue of one host, and what is known about the host."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.under_way = 0
+        self.flights: dict[Hashable, _Flight[K]] = {}  # the youngest of each question, queued or under way
+        self.tickets: Counter[K] = Counter()  # unanswered ones
+        self.namespaces: Counter[str] = Counter()  # of these
+        self.windows: dict[str, _Wait] = {}  # by the credential's fingerprint
+        self.breaker: _Wait | None = None
+        self.failures = 0
+        self.has_new_hold = False  # the queue may hold what must wait by now
+        self._queued: dict[_Flight[K], None] = {}
+        self._turns: OrderedDict[str, OrderedDict[_Flight[K], None]] = OrderedDict()
+
+    @property
+    def length(self) -> int:
+        return len(self._queued)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._queued and not self.under_way
+
+    def put(self, flight: _Flight[K], namespace: str) -> None:
+        """Queue a flight in a namespace's turn. One that several namespaces wait for stands in all their queues."""
+        self._queued[flight] = None
+        turn = self._turns.get(namespace)
+        if turn is None:
+            turn = self._turns[namespace] = OrderedDict()
+        turn[flight] = None
+        flight.queues[namespace] = None
+
+    def drop(self, flight: _Flight[K]) -> None:
+        """Take a queued flight out of the queue."""
+        del self._queued[flight]
+        for namespace in flight.queues:
+            turn = self._turns[namespace]
+            del turn[flight]
+            if not turn:
+                del self._turns[namespace]
+        flight.queues = {}
+
+    def forget(self, flight: _Flight[K]) -> None:
+        """No ticket joins the flight any more."""
+        if self.flights.get(flight.question) is flight:
+            del self.flights[flight.question]
+
+    def take(self, may_fly: Callable[[str], bool]) -> _Flight[K] | None:
+        """The next flight; namespaces take turns, and those that may not fly now are passed over."""
+        for _ in range(len(self._turns)):
+            namespace, turn = next(iter(self._turns.items()))
+            self._turns.move_to_end(namespace)
+            if may_fly(namespace):
+                flight = next(iter(turn))
+                self.drop(flight)
+                flight.namespace, flight.is_started = namespace, True
+                return flight
+        return None
+
+    def each(self) -> Iterator[_Flight[K]]:
+        """The queued flights; the queue may change meanwhile."""
+        return iter(tuple(self._queued))
+
+
+class Lanes(Generic[K]):
+    """Answers tickets. One event loop only; no method waits, except `run` and `close`.
+
+    Args:
+        look_up: asks a registry; `RegistryClient.look_up`.
+        clock: aware, UTC.
+        ready: told a key when answers for it can be fetched by `peek`; it must not block.
+        on_throttle: told the host and the cause ("retry-after", "unreachable" or "lanes") of each deferral.
+    """
+
+    def __init__(
+        self,
+        look_up: Callable[[Lookup], Awaitable[Resolved]],
+        *,
+        clock: Callable[[], datetime],
+        ready: Callable[[K], None],
+        limits: Limits = Limits(),
+        on_throttle: OnThrottle | None = None,
+    ) -> None:
+        self._look_up = look_up
+        self._clock = clock
+        self._ready = ready
+        self._limits = limits
+        self._on_throttle = on_throttle
+        self._lanes: OrderedDict[tuple[str, str], _Lane[K]] = OrderedDict()
+        self._pending: dict[K, dict[str, _Pending[K]]] = {}
+        self._arrived: dict[K, dict[str, Answer]] = {}
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._under_way: Counter[str] = Counter()  # by namespace
+        self._busy: Counter[str] = Counter()  # by namespace, the lanes with tickets of it
+        self._passed_over: dict[str, OrderedDict[_Lane[K], None]] = {}  # lanes where a namespace was not let fly
+        self._tasks: asyncio.TaskGroup | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    # --- lifecycle
+
+    async def run(self) -> None:
+        """Work until `close`, or until cancelled. What was submitted before waits for this."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                for lane in tuple(self._lanes.values()):
+                    self._pump(lane)
+                await self._closing.wait()
+                self._tasks = None
+                for worker in self._workers:
+                    worker.cancel()
+        finally:
+            self._tasks = None
+            self._ended.set()
+            for timer in self._timers.values():
+                timer.cancel()
+
+    async def close(self) -> None:
+        """Abandon what is queued and under way; returns when no worker is left."""
+        was_running = self._tasks is not None
+        self._closing.set()
+        if was_running:
+            await self._ended.wait()
+
+    # --- for reconcilers
+
+    def submit(self, key: K, tickets: Iterable[Ticket]) -> None:
+        """Have tags looked up. A newer ticket for a tag replaces an older one, whose answer is then dropped.
+
+        A ticket that asks what is being asked already (same stream, source and request) changes nothing, except that
+        the answer then counts for its slot.
+        """
+        if self._closing.is_set():
+            return
+        queued: dict[_Lane[K], None] = {}
+        deferred: dict[_Lane[K] | None, None] = {}
+        for ticket in tickets:
+            if self._is_asked(key, ticket):
+                continue
+            self._withdraw(key, ticket.tag)
+            self._drop_arrived(key, ticket.tag)
+            lane = self._lane(key, ticket.lookup.transport)
+            hold = self._crowded(ticket.lookup) if lane is None else self._hold(lane, ticket.lookup)
+            if hold is not None:
+                self._arrive(key, Answer(ticket, hold, self._clock()))
+                deferred[lane] = None
+            elif lane is not None:
+                self._enqueue(lane, key, ticket)
+                queued[lane] = None
+        for lane in queued:
+            self._pump(lane)
+        if any(lane is None or key not in lane.tickets for lane in deferred):
+            self._report(key)
+
+    def peek(self, key: K) -> tuple[Answer, ...]:
+        """The answers that have arrived and are not acknowledged, in the order of arrival."""
+        return tuple(self._arrived.get(key, {}).values())
+
+    def acknowledge(self, key: K, answers: Iterable[Answer]) -> None:
+        """Forget answers that have been written; one that has been replaced since stays."""
+        arrived = self._arrived.get(key)
+        if arrived is None:
+            return
+        for answer in answers:
+            if arrived.get(answer.ticket.tag) is answer:
+                del arrived[answer.ticket.tag]
+        if not arrived:
+            del self._arrived[key]
+            self._cancel_timer(key)
+
+    def forget(self, key: K) -> None:
+        """The stream is gone: its questions are withdrawn and its answers dropped."""
+        for tag in tuple(self._pending.get(key, ())):
+            self._withdraw(key, tag)
+        self._arrived.pop(key, None)
+        self._cancel_timer(key)
+
+    def pending(self, key: K) -> frozenset[str]:
+        """The tags that are still being asked for."""
+        return frozenset(self._pending.get(key, ()))
+
+    def load(self) -> tuple[int, int]:
+        """How many lookups are queued, and how many under way, at all hosts."""
+        return sum(lane.length for lane in self._lanes.values()), self._under_way.total()
+
+    # --- tickets
+
+    def _is_asked(self, key: K, ticket: Ticket) -> bool:
+        pending = self._pending.get(key, {}).get(ticket.tag)
+        if pending is not None and _is_same_wish(pending.ticket, ticket):
+            if pending.ticket.lookup == ticket.lookup:
+                pending.ticket = replace(ticket, slot=max(ticket.slot, pending.ticket.slot))
+            return True
+        arrived = self._arrived.get(key, {}).get(ticket.tag)
+        return arrived is not None and _is_same_wish(arrived.ticket, ticket) and ticket.slot <= arrived.ticket.slot
+
+    def _withdraw(self, key: K, tag: str) -> None:
+        tags = self._pending.get(key, {})
+        pending = tags.pop(tag, None)
+        if pending is None:
+            return
+        if not tags:
+            del self._pending[key]
+        self._answered(pending.lane, key)
+        flight = pending.flight
+        del flight.waiting[key, tag]
+        # One that is under way goes on: it is bounded in time, and its answer may serve others that join it.
+        if not flight.waiting and not flight.is_started:
+            pending.lane.drop(flight)
+            pending.lane.forget(flight)
+
+    def _enqueue(self, lane: _Lane[K], key: K, ticket: Ticket) -> None:
+        question = _question(ticket.lookup)
+        flight = lane.flights.get(question)
+        # A request is answered by a lookup that begins after it; anybody else by what is under way.
+        if flight is None or (flight.is_started and ticket.request):
+            flight = lane.flights[question] = _Flight(ticket.lookup, question)
+        if not flight.is_started:
+            lane.put(flight, key[0])
+        flight.waiting[key, ticket.tag] = None
+        lane.tickets[key] += 1
+        lane.namespaces[key[0]] += 1
+        if lane.namespaces[key[0]] == 1:
+            self._busy[key[0]] += 1
+        self._pending.setdefault(key, {})[ticket.tag] = _Pending(ticket, flight, lane)
+
+    def _answered(self, lane: _Lane[K], key: K) -> None:
+        """Count one ticket less."""
+        _uncount(lane.tickets, key)
+        if not _uncount(lane.namespaces, key[0]):
+            _uncount(self._busy, key[0])
+
+    def _land(self, lane: _Lane[K], flight: _Flight[K], outcome: Outcome) -> None:
+        """Hand an outcome to all that wait for it, and report those keys for which the lane has nothing more."""
+        at = self._clock()
+        keys: dict[K, None] = {}
+        for key, tag in flight.waiting:
+            tags = self._pending[key]
+            pending = tags.pop(tag)
+            if not tags:
+                del self._pending[key]
+            self._answered(lane, key)
+            keys[key] = None
+            self._arrive(key, Answer(pending.ticket, outcome, at))
+        flight.waiting = {}
+        for key in keys:
+            if key not in lane.tickets:
+                self._report(key)
+
+    # --- answers
+
+    def _arrive(self, key: K, answer: Answer) -> None:
+        self._drop_arrived(key, answer.ticket.tag)
+        self._arrived.setdefault(key, {})[answer.ticket.tag] = answer
+        if key not in self._timers:
+            loop = asyncio.get_running_loop()
+            self._timers[key] = loop.call_later(self._limits.settle, self._report, key)
+
+    def _drop_arrived(self, key: K, tag: str) -> None:
+        arrived = self._arrived.get(key)
+        if arrived is None:
+            return
+        arrived.pop(tag, None)
+        if not arrived:
+            del self._arrived[key]
+            self._cancel_timer(key)
+
+    def _report(self, key: K) -> None:
+        self._cancel_timer(key)
+        self._ready(key)
+
+    def _cancel_timer(self, key: K) -> None:
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+
+    # --- lanes
+
+    def _lane(self, key: K, transport: Transport) -> _Lane[K] | None:
+        """The lane of a host; None where there would be too many."""
+        name = (transport.host, transport.endpoint)
+        if lane := self._lanes.get(name):
+            self._lanes.move_to_end(name)
+            return lane
+        limit = self._limits.lanes
+        if self._busy[key[0]] >= max(1, limit // 4):
+            return None
+        if len(self._lanes) >= limit and not self._evict():
+            return None
+        lane = self._lanes[name] = _Lane(transport.host)
+        return lane
+
+    def _evict(self) -> bool:
+        """Forget the lane that was idle for longest, one that nothing is waited for if there is such."""
+        now = self._clock()
+        idle = [name for name, lane in self._lanes.items() if lane.is_idle]
+        calm = [name for name in idle if not _is_waited_for(self._lanes[name], now)]
+        for name in (calm or idle)[:1]:
+            del self._lanes[name]
+        return bool(idle)
+
+    def _hold(self, lane: _Lane[K], lookup: Lookup) -> Deferred | None:
+        """Why a lookup must not be asked now, if so."""
+        now = self._clock()
+        if lane.breaker is not None and lane.breaker.until > now:
+            return self._defer(lane.host, "unreachable", lane.breaker.until, f"{lane.host} cannot be reached")
+        for fingerprint in _fingerprints(lookup):
+            window = lane.windows.get(fingerprint)
+            if window is not None and window.until > now:
+                return self._defer(lane.host, "retry-after", window.until, f"{lane.host} asks to wait")
+        return None
+
+    def _crowded(self, lookup: Lookup) -> Deferred:
+        host = lookup.transport.host
+        until = self._clock() + self._limits.pause
+        return self._defer(host, "lanes", until, "too many different registries are being asked")
+
+    def _defer(self, host: str, cause: str, until: datetime, why: str) -> Deferred:
+        if self._on_throttle:
+            self._on_throttle(host, cause)
+        return Deferred(until, why)
+
+    def _defer_queued(self, lane: _Lane[K]) -> None:
+        """Answer what is queued and must wait from now on."""
+        lane.has_new_hold = False
+        for flight in lane.each():
+            if hold := self._hold(lane, flight.lookup):
+                lane.drop(flight)
+                lane.forget(flight)
+                self._land(lane, flight, hold)
+
+    # --- workers
+
+    def _pump(self, lane: _Lane[K]) -> None:
+        """Let as many workers run as there is work for."""
+        while self._tasks is not None and (flight := self._next(lane)):
+            # Not in the context of whoever submits: its log fields are not the worker's.
+            worker = self._tasks.create_task(self._work(lane, flight), context=contextvars.Context())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    def _next(self, lane: _Lane[K]) -> _Flight[K] | None:
+        """Start the lane's next flight, if it may have one more under way."""
+        # After failures one lookup goes first, to see whether the host is there again.
+        limit = 1 if lane.breaker is not None else self._limits.concurrency
+        if lane.under_way >= limit:
+            return None
+
+        def may_fly(namespace: str) -> bool:
+            if self._under_way[namespace] < self._limits.per_namespace:
+                return True
+            self._passed_over.setdefault(namespace, OrderedDict())[lane] = None
+            return False
+
+        flight = lane.take(may_fly)
+        if flight is not None:
+            lane.under_way += 1
+            self._under_way[flight.namespace] += 1
+        return flight
+
+    async def _work(self, lane: _Lane[K], flight: _Flight[K] | None) -> None:
+        while flight is not None:
+            outcome = await self._outcome(lane, flight.lookup)
+            lane.under_way -= 1
+            lane.forget(flight)
+            _uncount(self._under_way, flight.namespace)
+            self._land(lane, flight, outcome)
+            if lane.has_new_hold:
+                self._defer_queued(lane)
+            self._hand_on(flight.namespace)
+            flight = self._next(lane)
+            self._pump(lane)
+
+    def _hand_on(self, namespace: str) -> None:
+        """Let another lane have what a namespace may have under way now; lanes take turns."""
+        lanes = self._passed_over.get(namespace)
+        while lanes and self._under_way[namespace] < self._limits.per_namespace:
+            lane, _ = lanes.popitem(last=False)
+            self._pump(lane)
+        if not lanes:
+            self._passed_over.pop(namespace, None)
+
+    async def _outcome(self, lane: _Lane[K], lookup: Lookup) -> Outcome:
+        try:
+            resolved = await self._look_up(lookup)
+        except RegistryError as error:
+            self._learn(lane, lookup, error)
+            return Failed(error.reason, error.message, error.retryable)
+        except Exception:  # a worker must outlive a bug
+            log.exception("lookup failed", registry=lane.host)
+            return Failed("InternalError", "the lookup failed inside the controller; its log has more", retryable=True)
+        self._learn(lane, lookup, None)
+        return resolved
+
+    # --- what answers say about the host
+
+    def _learn(self, lane: _Lane[K], lookup: Lookup, error: RegistryError | None) -> None:
+        if isinstance(error, Unreachable) and not isinstance(error, Untrusted):
+            self._learn_silence(lane)
+            return
+        lane.failures, lane.breaker = 0, None
+        throttled = isinstance(error, TooManyRequests) or (
+            isinstance(error, Unavailable) and error.retry_after is not None
+        )
+        if error is not None and throttled:
+            self._learn_throttling(lane, lookup, error)
+        elif error is None:
+            for fingerprint in _fingerprints(lookup):
+                window = lane.windows.get(fingerprint)
+                if window is not None and window.until <= self._clock():
+                    del lane.windows[fingerprint]
+
+    def _learn_silence(self, lane: _Lane[K]) -> None:
+        lane.failures += 1
+        now = self._clock()
+        if lane.failures < self._limits.failures or (lane.breaker is not None and lane.breaker.until > now):
+            return
+        strikes = lane.breaker.strikes + 1 if lane.breaker else 1
+        lane.breaker = _Wait(now + _doubled(self._limits.pause, strikes), strikes)
+        lane.has_new_hold = True
+
+    def _learn_throttling(self, lane: _Lane[K], lookup: Lookup, error: RegistryError) -> None:
+        now = self._clock()
+        lane.has_new_hold = True
+        fingerprints = _fingerprints(lookup)
+        throttled = {error.fingerprint}
+        # Without a login the registry refused to say how to log in: then whoever wants to is kept out as well.
+        if error.fingerprint not in fingerprints:
+            throttled.add(fingerprints[0])
+        for fingerprint in throttled:
+            old = lane.windows.pop(fingerprint, None)
+            strikes = old.strikes + (old.until <= now) if old else 1
+            wait = (
+                _doubled(self._limits.throttle, strikes)
+                if error.retry_after is None
+                else timedelta(seconds=error.retry_after)
+            )
+            until = max(now + wait, old.until) if old else now + wait
+            if len(lane.windows) >= _MAX_WINDOWS:
+                del lane.windows[min(lane.windows, key=lambda name: lane.windows[name].until)]
+            lane.windows[fingerprint] = _Wait(until, strikes)
+
+
+def _is_same_wish(one: Ticket, other: Ticket) -> bool:
+    return one.uid == other.uid and one.source == other.source and one.request == other.request
+
+
+def _question(lookup: Lookup) -> Hashable:
+    """Equal for lookups that have equal answers.
+
+    That is by the canonical name, since an answer holds digests only. What is known counts too: in Legacy mode it is
+    given back as it came, and another stream's status is no authority for ours. So do the secrets' names, as a refusal
+    names them.
+    """
+    reference = lookup.reference
+    target = reference.digest or reference.tag or DEFAULT_TAG
+    return (
+        lookup.transport,
+        reference.path,
+        target,
+        lookup.credentials,
+        lookup.mode,
+        lookup.prefer,
+        lookup.known,
+    )
+
+
+def _fingerprints(lookup: Lookup) -> tuple[str, ...]:
+    """Whose credentials a lookup may use; the empty one is anonymous."""
+    if not lookup.credentials or not lookup.transport.credentials:
+        return ("",)
+    return tuple(credential.fingerprint for credential in lookup.credentials)
+
+
+def _doubled(first: timedelta, times: int) -> timedelta:
+    return min(first * (1 << min(times - 1, 16)), _LONGEST_WAIT)
+
+
+def _is_waited_for(lane: _Lane[K], now: datetime) -> bool:
+    waits = [*lane.windows.values(), *([lane.breaker] if lane.breaker else [])]
+    return any(wait.until > now for wait in waits)
+
+
+Counted = TypeVar("Counted")
+
+
+def _uncount(counter: Counter[Counted], what: Counted) -> int:
+    """Count one less; how many are left. A counter holds nothing that it counts zero of."""
+    counter[what] -= 1
+    left = counter[what]
+    if not left:
+        del counter[what]
+    return left
