@@ -1,0 +1,5 @@
+"""`python -m imagestreams` is the command `imagestreams`."""
+
+from imagestreams.cli.main import main
+
+main()

@@ -1,0 +1,439 @@
+"""The wiring: settings become objects, the objects run in one TaskGroup, and a signal ends them in order. No rule about
+tags is here.
+
+Every replica watches and serves health and metrics; the one that holds the Lease does the work. The story of its start:
+caches are synced, the lease is won and its watermark read, every key is enqueued once; from then on watch events, the
+schedule and the lanes enqueue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+import uvloop
+
+from imagestreams import logs, metrics
+from imagestreams.controllers.imagestream import ImageStreamReconciler, denied_tags, event_of
+from imagestreams.controllers.schedule import Schedule, start_clock
+from imagestreams.controllers.trigger import Changed, Refused, TriggerReconciler, WorkloadKey
+from imagestreams.controllers.workqueue import Reconcile, WorkQueue
+from imagestreams.core.importing import ImportRules, Transition
+from imagestreams.core.lookup import ImportMode
+from imagestreams.core.manifest import Platform
+from imagestreams.core.policy import HostRule, Policy
+from imagestreams.core.stream import ImageStream, ObjectKey, Status
+from imagestreams.core.trigger import KINDS, MANIFEST_MANAGERS, Drift, TriggerRules, Workload, WorkloadKind
+from imagestreams.imports import Importer
+from imagestreams.kube.cluster import ApiError, Cluster, ConfigurationError
+from imagestreams.kube.events import EventRecorder, EventType, Involved
+from imagestreams.kube.imagestreams import ImageStreams
+from imagestreams.kube.lease import Leadership
+from imagestreams.kube.secrets import NamespaceCredentials
+from imagestreams.kube.watch import OnChange, Reflector
+from imagestreams.kube.workloads import WorkloadObject, Workloads
+from imagestreams.registry.client import RegistryClient
+from imagestreams.registry.lanes import Lanes, Limits
+from imagestreams.registry.transport import Reach, Timeouts
+from imagestreams.server import http
+from imagestreams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_GROUP_RETRY = 5.0  # seconds
+
+
+def run(settings: Settings) -> int:
+    """Run the controller until a signal ends it; returns the exit code."""
+    logs.configure(settings.log_level, settings.log_format)
+    return uvloop.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    try:
+        cluster = await Cluster.connect(
+            settings.kubeconfig or None, settings.context or None, on_request=_count_request
+        )
+    except ConfigurationError as error:
+        log.error("no cluster to work for", reason=str(error))
+        return 1
+    try:
+        await Controller(cluster, settings, clock=lambda: datetime.now(UTC)).run(_stop_signal())
+    except GroupTaken as error:
+        log.error("refusing to work", reason=str(error))
+        return 1
+    finally:
+        await cluster.close()
+    log.info("stopped")
+    return 0
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+class GroupTaken(Exception):
+    """The API group is served by another API server; on OpenShift by its own, and both would write the same objects."""
+
+
+class Controller:
+    """Everything that runs, and the order in which it starts and ends.
+
+    Args:
+        cluster: the API server.
+        settings: checked.
+        clock: aware, UTC.
+    """
+
+    def __init__(self, cluster: Cluster, settings: Settings, *, clock: Callable[[], datetime]) -> None:
+        self._cluster, self._settings, self._clock = cluster, settings, clock
+        self._api = ImageStreams(cluster, settings.api_group)
+        self._workloads = Workloads(cluster, settings.api_group)
+        self._recorder = EventRecorder(cluster, clock=clock, on_drop=metrics.events_dropped.inc)
+        self._streams = self._api.reflector(self._stream_changed)
+        self._watched: dict[WorkloadKind, Reflector[WorkloadObject]] = {
+            kind: self._workloads.reflector(kind, self._workload_changed(kind)) for kind in KINDS
+        }
+        self._credentials = NamespaceCredentials(
+            cluster, on_malformed=self._malformed_secret, on_change=self._secrets_changed
+        )
+        self._policy = policy_of(settings)
+        self._rules = import_rules_of(settings, self._policy)
+        expected = (ApiError, Changed, Refused)
+        self._stream_queue: WorkQueue[ObjectKey] = WorkQueue("imagestream", expected=expected)
+        self._workload_queue: WorkQueue[WorkloadKey] = WorkQueue("workload", expected=expected)
+        self._schedule: Schedule[ObjectKey] = Schedule(self._stream_queue.add, clock=clock)
+        # In the controller's own namespace a mistake could end the controller itself.
+        self._excluded = frozenset({*settings.excluded_namespaces, settings.lease_namespace})
+        self._is_our_group = asyncio.Event()
+        self._unplanned: set[ObjectKey] = set()  # streams that were not reconciled since the lease was won
+        self._watermark: datetime | None = None
+        self._importer: Importer | None = None
+        self._triggers: TriggerReconciler | None = None
+        self._identity = settings.identity or f"{socket.gethostname()}_{os.getpid()}"
+        self._leadership = Leadership(
+            cluster,
+            settings.lease_namespace,
+            settings.lease_name,
+            self._identity,
+            duration=settings.lease_duration.total_seconds(),
+            watermark=self._present_watermark,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve and, when leading, work, until `stop` is set; then finish or abandon within the grace time."""
+        settings = self._settings
+        app = http.application({"caches": self._caches_problem, "api-server": self._api_problem})
+        server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
+        log.info("serving", address=f"{settings.http_address.host or '0.0.0.0'}:{port}", observe=settings.observe)  # noqa: S104 - shown, not bound
+        background: list[asyncio.Task[None]] = [
+            asyncio.create_task(runner, name=name)
+            for name, runner in (
+                ("group", self._watch_group()),
+                ("streams", self._streams.run()),
+                *((kind.resource, reflector.run()) for kind, reflector in self._watched.items()),
+                ("secrets", self._credentials.run()),
+                ("events", self._recorder.run()),
+                ("leadership", self._leadership.lead(self._work)),
+            )
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait([*background, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended")
+        finally:
+            stopping.cancel()
+            await self._end(background, server)
+
+    async def _end(self, background: list[asyncio.Task[None]], server: http.Runner) -> None:
+        """First the work and its lease, so that another replica takes over; then Events that wait; then the rest."""
+        *watching, recording, leading = background
+        grace = self._settings.shutdown_grace.total_seconds()
+        try:
+            async with asyncio.timeout(grace):
+                await _cancelled(leading)
+                await self._recorder.flush()
+        except TimeoutError:
+            log.warning("not everything could be finished in time", seconds=grace)
+        await _cancelled(*watching, recording, leading)
+        await server.cleanup()
+
+    async def _watch_group(self) -> None:
+        """Ask whose API group it is, until there is an answer: without one nothing is done. Raises GroupTaken."""
+        group = self._settings.api_group
+        while not self._is_our_group.is_set():
+            try:
+                if await self._cluster.aggregated(group):
+                    raise GroupTaken(
+                        f"the group {group} is served by another API server (OpenShift's own); "
+                        "install with the group imagestreams.dev and set --api-group=imagestreams.dev"
+                    )
+                self._is_our_group.set()
+            except ApiError as error:
+                log.warning("cannot ask who serves the API group", group=group, reason=str(error))
+                await asyncio.sleep(_GROUP_RETRY)
+        await asyncio.Event().wait()
+
+    # --- the work of the leader ---
+
+    async def _work(self, watermark: datetime | None) -> None:
+        """What is done while the lease is held; cancelled when it is lost or the process ends."""
+        await self._is_our_group.wait()
+        await self._streams.store.synced.wait()
+        for reflector in self._watched.values():
+            await reflector.store.synced.wait()
+        self._watermark, self._unplanned = watermark, set(map(_object_key, self._streams.store))
+        client = RegistryClient(
+            Reach.of(self._policy),
+            clock=self._clock,
+            timeouts=timeouts_of(self._settings),
+            on_request=_count_registry_request,
+        )
+        lanes: Lanes[ObjectKey] = Lanes(
+            client.look_up,
+            clock=self._clock,
+            ready=self._stream_queue.add,
+            limits=Limits(
+                concurrency=self._settings.lane_concurrency,
+                lanes=self._settings.max_lanes,
+                settle=self._settings.settle.total_seconds(),
+            ),
+            on_throttle=_count_throttle,
+        )
+        importer = self._importer = Importer(
+            lanes=lanes,
+            credentials=self._credentials.entries,
+            publish=self._publish,
+            announce=self._announce_stream,
+            clock=self._clock,
+            rules=self._rules,
+            watermark=watermark,
+        )
+        streams = ImageStreamReconciler(
+            streams=self._streams.store, importer=importer, schedule=self._schedule.set, forget=self._forget_stream
+        )
+        triggers = self._triggers = TriggerReconciler(
+            workloads=self._workloads,
+            watched={kind: reflector.store for kind, reflector in self._watched.items()},
+            streams=self._streams.store,
+            announce=self._announce_workload,
+            clock=self._clock,
+            rules=trigger_rules_of(self._settings),
+            is_observing=self._settings.observe,
+        )
+        clock = start_clock(self._schedule)
+        metrics.leader.set(1)
+        log.info("working", identity=self._identity, watermark=watermark and watermark.isoformat())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(lanes.run(), name="lanes")
+                for _ in range(self._settings.workers):
+                    tasks.create_task(self._stream_queue.work(self._reconcile_stream(streams)))
+                    tasks.create_task(self._workload_queue.work(triggers.reconcile))
+                self._enqueue_everything()
+        finally:
+            metrics.leader.set(0)
+            self._importer = self._triggers = None
+            clock.shutdown(wait=False)
+            self._stream_queue.clear()
+            self._workload_queue.clear()
+            self._schedule.clear()
+            await client.close()
+
+    def _enqueue_everything(self) -> None:
+        for key in self._streams.store:
+            self._stream_queue.add(ObjectKey(*key))
+        for kind, reflector in self._watched.items():
+            for key, workload in reflector.store.items():
+                self._add_workload(kind, key, workload)
+
+    def _reconcile_stream(self, reconciler: ImageStreamReconciler) -> Reconcile[ObjectKey]:
+        async def reconcile(key: ObjectKey, hints: frozenset[str]) -> None:
+            await reconciler.reconcile(key, hints)
+            self._unplanned.discard(key)
+
+        return reconcile
+
+    def _present_watermark(self) -> datetime | None:
+        """The begin of the oldest polling slot not served: what a successor is to begin with.
+
+        It stays the predecessor's until every stream was reconciled once, since until then nobody knows what is due.
+        """
+        if self._importer is None or self._unplanned:
+            return self._watermark
+        moments = (self._importer.oldest_unserved(), self._schedule.oldest_unserved(), self._clock())
+        return min(moment for moment in moments if moment is not None)
+
+    # --- what happens, and whom it concerns ---
+
+    def _stream_changed(self, key: tuple[str, str], old: ImageStream | None, new: ImageStream | None) -> None:
+        metrics.streams.set(len(self._streams.store))
+        if self._importer is None or self._triggers is None:
+            return
+        stream = ObjectKey(*key)
+        self._stream_queue.add(stream)
+        if new is not None and (old is None or old.status != new.status or old.spec != new.spec):
+            for follower in self._triggers.followers(stream):
+                self._workload_queue.add(follower)
+
+    def _workload_changed(self, kind: WorkloadKind) -> OnChange[WorkloadObject]:
+        def changed(key: tuple[str, str], old: WorkloadObject | None, new: WorkloadObject | None) -> None:
+            if self._triggers is None:
+                return
+            if old is not None and new is not None and old.metadata.marks == new.metadata.marks:
+                return
+            self._add_workload(kind, key, new or old)
+
+        return changed
+
+    def _add_workload(self, kind: WorkloadKind, key: tuple[str, str], workload: WorkloadObject | None) -> None:
+        """Only what follows a tag, or did, and only where workloads may be changed at all."""
+        namespace, name = key
+        if namespace in self._excluded:
+            return
+        target = WorkloadKey(kind, namespace, name)
+        if (workload is not None and workload.metadata.has_triggers) or (
+            self._triggers and self._triggers.knows(target)
+        ):
+            self._workload_queue.add(target)
+
+    def _secrets_changed(self, namespace: str) -> None:
+        """A pull secret came, went or changed: what failed for want of one is tried again."""
+        for key, stream in self._streams.store.items():
+            if key[0] == namespace and (tags := denied_tags(stream)) and self._importer is not None:
+                self._stream_queue.add(ObjectKey(*key), tags)
+
+    def _forget_stream(self, key: ObjectKey) -> None:
+        self._stream_queue.forget(key)
+        self._schedule.forget(key)
+
+    async def _publish(self, stream: ImageStream, status: Status) -> ImageStream:
+        written = await self._api.write_status(stream, status)
+        self._streams.adopt(written)
+        return written
+
+    def _announce_stream(self, stream: ImageStream, transition: Transition) -> None:
+        type_, reason, message = event_of(transition)
+        meta = stream.metadata
+        api_version = f"{self._settings.api_group}/v1"
+        involved = Involved(api_version, "ImageStream", meta.namespace, meta.name, meta.uid, meta.resource_version)
+        self._recorder.record(involved, type_, reason, message)
+
+    def _announce_workload(self, workload: Workload, type_: EventType, reason: str, message: str) -> None:
+        kind, key = workload.kind, workload.key
+        involved = Involved(
+            kind.api_version, kind.kind, key.namespace, key.name, workload.uid, workload.resource_version
+        )
+        self._recorder.record(involved, type_, reason, message)
+
+    def _malformed_secret(self, namespace: str, name: str, message: str) -> None:
+        log.warning("pull secret ignored", namespace=namespace, secret=name, reason=message)
+        self._recorder.record(Involved("v1", "Secret", namespace, name, ""), "Warning", "MalformedPullSecret", message)
+
+    # --- health ---
+
+    def _caches_problem(self) -> str | None:
+        """Why the caches are not synced, in the words of the first that is not."""
+        stores = [(self._streams.store.synced, self._streams.problem)]
+        stores += [(reflector.store.synced, reflector.problem) for reflector in self._watched.values()]
+        return next((problem or "not synced yet" for synced, problem in stores if not synced.is_set()), None)
+
+    def _api_problem(self) -> str | None:
+        problems = [self._streams.problem, *(reflector.problem for reflector in self._watched.values())]
+        return next((problem for problem in problems if problem), None)
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    """Cancel the tasks and wait until they have ended; what they raise in their end is logged."""
+    for task in tasks:
+        task.cancel()
+    for task, result in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+        if isinstance(result, Exception):
+            log.error("a task failed", task=task.get_name(), exc_info=result)
+
+
+def _object_key(key: tuple[str, str]) -> ObjectKey:
+    return ObjectKey(*key)
+
+
+# --- settings as the words of each part ---
+
+
+def policy_of(settings: Settings) -> Policy:
+    hosts = {
+        *settings.registry_endpoint,
+        *settings.insecure_registry,
+        *settings.internal_registry,
+        *settings.registry_ca,
+    }
+    return Policy(
+        hosts={
+            host: HostRule(
+                endpoint=settings.registry_endpoint.get(host, ""),
+                insecure=host in settings.insecure_registry,
+                ca_file=settings.registry_ca.get(host, ""),
+                internal=host in settings.internal_registry,
+            )
+            for host in hosts
+        },
+        allowed=settings.allowed_registry,
+        blocked=settings.blocked_registry,
+        strict=settings.strict_addresses,
+        refused_networks=settings.refused_network,
+    )
+
+
+def import_rules_of(settings: Settings, policy: Policy) -> ImportRules:
+    return ImportRules(
+        policy=policy,
+        import_mode=ImportMode(settings.import_mode),
+        legacy_platform=Platform.parse(settings.legacy_platform),
+        interval=settings.interval,
+        min_interval=settings.min_interval,
+        refresh_floor=settings.refresh_floor,
+        retry_base=settings.retry_base,
+        retry_cap=settings.retry_cap,
+        history_limit=settings.history_limit,
+        status_budget=settings.status_budget,
+    )
+
+
+def trigger_rules_of(settings: Settings) -> TriggerRules:
+    return TriggerRules(
+        drift=Drift(settings.drift), manifest_managers=MANIFEST_MANAGERS | frozenset(settings.manifest_managers)
+    )
+
+
+def timeouts_of(settings: Settings) -> Timeouts:
+    request = settings.request_timeout.total_seconds()
+    return Timeouts(connect=settings.connect_timeout.total_seconds(), request=request, lookup=3 * request)
+
+
+# --- metrics ---
+
+
+def _count_request(verb: str, resource: str, status: int) -> None:
+    metrics.kube_requests.labels(verb, resource, str(status)).inc()
+
+
+def _count_registry_request(host: str, method: str, kind: str, code: str, seconds: float) -> None:
+    registry = metrics.registry_label(host)
+    metrics.registry_requests.labels(registry, method, kind, code).inc()
+    metrics.registry_request_duration.labels(registry, kind).observe(seconds)
+    if kind == "token":
+        metrics.token_fetches.labels(registry).inc()
+
+
+def _count_throttle(host: str, cause: str) -> None:
+    metrics.registry_throttled.labels(metrics.registry_label(host), cause).inc()

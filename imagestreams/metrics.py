@@ -1,0 +1,74 @@
+"""Every metric, on one screen. Base units, labels from closed or capped sets; no tag, digest or message is ever a
+label.
+
+The registry is an argument of nobody: metrics are the one thing that is global on purpose, as prometheus_client has it.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+import imagestreams
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LATENESS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_MAX_HOSTS = 256  # hosts come from what users write: beyond this many, the label says "other"
+
+_hosts: set[str] = set()
+
+imports = Counter("imagestreams_imports_total", "Answers that were written for tags.", ["outcome"])
+import_errors = Counter("imagestreams_import_errors_total", "Tags that could not be imported.", ["registry", "reason"])
+tag_moves = Counter(
+    "imagestreams_tag_moves_total",
+    "Tags that came to point to another image.",
+    ["source"],  # how it was noticed: poll, request, spec (a new or edited tag, or one that follows it)
+)
+registry_requests = Counter(
+    "imagestreams_registry_requests_total", "HTTP requests to registries.", ["registry", "method", "class", "code"]
+)
+registry_request_duration = Histogram(
+    "imagestreams_registry_request_duration_seconds",
+    "Time to a registry's answer.",
+    ["registry", "class"],
+    buckets=_SECONDS,
+)
+registry_throttled = Counter(
+    "imagestreams_registry_throttled_total", "Lookups put off: the host must not be asked now.", ["registry", "cause"]
+)
+token_fetches = Counter("imagestreams_token_fetches_total", "Bearer tokens asked for.", ["registry"])
+due_lag = Histogram(
+    "imagestreams_due_lag_seconds", "How long after its polling slot's begin a tag was answered.", buckets=_LATENESS
+)
+rollouts = Counter(
+    "imagestreams_rollouts_total",
+    "Decisions about containers that follow a tag.",
+    ["kind", "result"],  # applied, acknowledged, held, conflict, refused, observed
+)
+move_to_patch = Histogram(
+    "imagestreams_move_to_patch_seconds", "From a tag event to the workload's patch.", ["kind"], buckets=_LATENESS
+)
+queue_depth = Gauge("imagestreams_queue_depth", "Keys that wait for a worker.", ["queue"])
+queue_retries = Counter("imagestreams_queue_retries_total", "Keys put back after an error.", ["queue"])
+reconcile_duration = Histogram(
+    "imagestreams_reconcile_duration_seconds", "Time of one reconcile.", ["queue"], buckets=_SECONDS
+)
+kube_requests = Counter("imagestreams_kube_requests_total", "Requests to the API server.", ["verb", "resource", "code"])
+events_dropped = Counter("imagestreams_events_dropped_total", "Kubernetes Events that were not written.")
+streams = Gauge("imagestreams_streams", "Image streams in the store.")
+leader = Gauge("imagestreams_leader", "1 while this replica holds the Lease.")
+build_info = Gauge("imagestreams_build_info", "1, labelled with the version.", ["version"])
+build_info.labels(imagestreams.__version__).set(1)
+
+
+def registry_label(host: str) -> str:
+    """The host as a label, from a capped set."""
+    if host in _hosts or len(_hosts) < _MAX_HOSTS:
+        _hosts.add(host)
+        return host
+    return "other"
+
+
+def exposition() -> tuple[bytes, str]:
+    """The text format of all metrics, and its content type."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -1,0 +1,847 @@
+"""Every setting of the controller: one table of names, defaults, units and words, and the rules by which a value is
+taken or refused.
+
+The table is the class `Settings`: each field carries its kind (unit and grammar), its default and its help. From a
+field's name follow its three spellings: flag `--min-interval`, environment variable `IMAGESTREAMS_MIN_INTERVAL`, key
+`minInterval` in the file that `--config` or `IMAGESTREAMS_CONFIG` names. A flag beats the environment, the environment
+beats the file, the file beats the default; a list or map is replaced as a whole, never merged. What is unknown,
+unreadable or contradicting is refused, all of it at once, each with its name, where it came from and the way out.
+
+This module does no I/O: flags, environment and the reading of a file are arguments.
+"""
+
+# ruff: noqa: RUF009  # _setting() makes a dataclass field; ruff knows only dataclasses.field
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+# The API group of every kind that we serve. `image.openshift.io` is what OpenShift manifests, `oc` and the triggers
+# annotation name; the other is for clusters where an operator takes the mere presence of the first for OpenShift.
+DEFAULT_GROUP: Final = "image.openshift.io"
+GROUPS: Final = (DEFAULT_GROUP, "imagestreams.dev")
+VERSION: Final = "v1"
+
+Group = Literal["image.openshift.io", "imagestreams.dev"]
+Mode = Literal["PreserveOriginal", "Legacy"]
+Drift = Literal["respect", "enforce"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+Network = IPv4Network | IPv6Network
+
+PREFIX: Final = "IMAGESTREAMS_"
+CONFIG_VARIABLE: Final = "IMAGESTREAMS_CONFIG"
+DEFAULT_LEASE_NAMESPACE: Final = "imagestreams-system"
+POD_NAMESPACE_FILE: Final = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+T = TypeVar("T")
+_Ordered = TypeVar("_Ordered", int, timedelta)
+_Choice = TypeVar("_Choice", bound=str)
+
+
+# ---- kinds of values: how each is written, and what is said when it is not ----
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """How a value is written.
+
+    `parse` takes its one text or, where `many`, the items, and raises ValueError with the way out; `show` writes it
+    back.
+    """
+
+    metavar: str
+    parse: Callable[[Sequence[str]], T]
+    show: Callable[[T], str]
+    many: bool = False
+
+
+class HostPort(NamedTuple):
+    """Where to listen. An empty host means every address; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_DURATION = re.compile(
+    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?(?:(?P<ms>\d+)ms)?", re.ASCII
+)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read "15m", "90s", "1h30m", "200ms" or "0". Units fall from left to right; other numbers need a unit.
+
+    Raises:
+        ValueError: with what to write instead.
+    """
+    if text == "0":
+        return timedelta()
+    match = _DURATION.fullmatch(text)
+    if match is None or not text:
+        raise ValueError("is no duration; write a number with a unit, such as 15m, 90s, 1h30m or 200ms")
+    hours, minutes, seconds, millis = (float(match[unit] or 0) for unit in ("h", "m", "s", "ms"))
+    try:
+        return timedelta(hours=hours, minutes=minutes, seconds=seconds, milliseconds=millis)
+    except OverflowError as error:
+        raise ValueError("is too long") from error
+
+
+def show_duration(value: timedelta) -> str:
+    """Write what `parse_duration` reads, to the millisecond: "1h30m", "0"."""
+    rest, millis = divmod(value // timedelta(milliseconds=1), 1000)
+    rest, seconds = divmod(rest, 60)
+    hours, minutes = divmod(rest, 60)
+    parts = ((hours, "h"), (minutes, "m"), (seconds, "s"), (millis, "ms"))
+    return "".join(f"{count}{unit}" for count, unit in parts if count) or "0"
+
+
+_SIZE_UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_SIZE = re.compile(r"(\d{1,15})(Ki|Mi|Gi)?B?", re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Read bytes: "1048576", "512Ki", "1Mi" (a final B is allowed)."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("is no size; write bytes, or a whole number with Ki, Mi or Gi, such as 1Mi")
+    return int(match[1]) * _SIZE_UNITS[match[2] or ""]
+
+
+def show_size(value: int) -> str:
+    for unit in ("Gi", "Mi", "Ki"):
+        if value and value % _SIZE_UNITS[unit] == 0:
+            return f"{value // _SIZE_UNITS[unit]}{unit}"
+    return str(value)
+
+
+def _single(parse: Callable[[str], T]) -> Callable[[Sequence[str]], T]:
+    """A kind with one value: no more may be given."""
+
+    def read(texts: Sequence[str]) -> T:
+        if len(texts) != 1:
+            raise ValueError("holds more than one value")
+        return parse(texts[0].strip())
+
+    return read
+
+
+def _within(value: _Ordered, low: _Ordered, high: _Ordered, show: Callable[[_Ordered], str]) -> _Ordered:
+    if value < low:
+        raise ValueError(f"is too small; the least is {show(low)}")
+    if value > high:
+        raise ValueError(f"is too large; the most is {show(high)}")
+    return value
+
+
+def _duration(low: str, high: str) -> Kind[timedelta]:
+    least, most = parse_duration(low), parse_duration(high)
+    return Kind(
+        "DURATION", _single(lambda text: _within(parse_duration(text), least, most, show_duration)), show_duration
+    )
+
+
+def _number(low: int, high: int) -> Kind[int]:
+    def read(text: str) -> int:
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII) is None:
+            raise ValueError(f"is no whole number; write one from {low} to {high}")
+        return _within(int(text), low, high, str)
+
+    return Kind("NUMBER", _single(read), str)
+
+
+def _size(low: str, high: str) -> Kind[int]:
+    least, most = parse_size(low), parse_size(high)
+    return Kind("SIZE", _single(lambda text: _within(parse_size(text), least, most, show_size)), show_size)
+
+
+def _switch(text: str) -> bool:
+    if text in {"true", "True"}:
+        return True
+    if text in {"false", "False"}:
+        return False
+    raise ValueError("is neither true nor false")
+
+
+def _choice(*options: _Choice) -> Kind[_Choice]:
+    def read(text: str) -> _Choice:
+        for option in options:
+            if option == text:
+                return option
+        raise ValueError(f"is not known; write {' or '.join(options)}")
+
+    return Kind("|".join(options), _single(read), str)
+
+
+def _matching(pattern: str, words: str) -> Callable[[str], str]:
+    expression = re.compile(pattern, re.ASCII)
+
+    def read(text: str) -> str:
+        if expression.fullmatch(text) is None:
+            raise ValueError(words)
+        return text
+
+    return read
+
+
+def _host_port(text: str) -> HostPort:
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("has an IPv6 address without brackets; write [::]:8080")
+    if not colon or re.fullmatch(r"\d{1,5}", port, re.ASCII) is None or int(port) > 65535:
+        raise ValueError("is no address to listen on; write HOST:PORT, such as 0.0.0.0:8080 or :8080")
+    return HostPort(host, int(port))
+
+
+_HUB_ALIASES = frozenset({"index.docker.io", "registry-1.docker.io"})
+_HOST = re.compile(r"(?P<name>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[1-9]\d{0,4}))?", re.ASCII)
+
+
+def _is_host(text: str, *, brackets: bool) -> bool:
+    """Whether it is host or host:port; an IPv6 address, which references cannot hold, needs `brackets` allowed."""
+    match = _HOST.fullmatch(text)
+    if match is None or int(match["port"] or 0) > 65535:
+        return False
+    if not match["name"].startswith("["):
+        return True
+    try:
+        return brackets and ip_address(match["name"].strip("[]")).version == 6
+    except ValueError:
+        return False
+
+
+def _registry_host(text: str) -> str:
+    if text in _HUB_ALIASES:
+        raise ValueError("is another name of Docker Hub; write docker.io")
+    if not _is_host(text, brackets=False):
+        raise ValueError(
+            "is no registry host; write host or host:port in lower case, as image references do, without https://"
+        )
+    return text
+
+
+def _endpoint(text: str) -> str:
+    if "@" in text:
+        raise ValueError("must not hold a user or password; registry credentials come from Secrets")
+    scheme, separator, host = text.rstrip("/").partition("://")
+    if scheme not in {"http", "https"} or not _is_host(host, brackets=True):
+        raise ValueError(
+            "is no endpoint; write http:// or https://, a host and at most a port, such as https://mirror.example:5000"
+        )
+    return f"{scheme}{separator}{host}"
+
+
+def _file_name(text: str) -> str:
+    if not text:
+        raise ValueError("names no file")
+    return text
+
+
+def _network(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(
+            "is no network; write an address and a prefix length without host bits, such as 10.0.0.0/8"
+        ) from error
+
+
+def _items(kind: str, parse: Callable[[str], T]) -> Kind[tuple[T, ...]]:
+    def read(texts: Sequence[str]) -> tuple[T, ...]:
+        found: dict[T, None] = {}
+        for text in texts:
+            found[_naming(text.strip(), parse)] = None
+        return tuple(found)
+
+    return Kind(kind, read, lambda values: ",".join(map(str, values)), many=True)
+
+
+def _pairs(metavar: str, parse: Callable[[str], str]) -> Kind[Mapping[str, str]]:
+    def read(texts: Sequence[str]) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for text in texts:
+            name, equals, value = (part.strip() for part in text.partition("="))
+            if not equals:
+                raise ValueError(f'has "{_quotable(name)}", which lacks "="; write {metavar}')
+            host, taken = _naming(name, _registry_host), _naming(value, parse)
+            if found.setdefault(host, taken) != taken:
+                raise ValueError(f'gives "{host}" twice, with different values; keep one')
+        return MappingProxyType(found)
+
+    return Kind(metavar, read, lambda pairs: ",".join(f"{name}={value}" for name, value in pairs.items()), many=True)
+
+
+def _naming(text: str, parse: Callable[[str], T]) -> T:
+    """One of many: the message must say which."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f'has "{_quotable(text)}", which {error}') from error
+
+
+def _quotable(text: str) -> str:
+    """A value as a message may show it: on one line, not endless, and without what may be a password."""
+    line = " ".join(text.split())
+    return re.sub(r".*@", "***@", line)[:200]
+
+
+_NAMESPACE = _matching(
+    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", "is no namespace; write lower-case letters, digits and dashes, at most 63"
+)
+_OBJECT_NAME = _matching(
+    r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?",
+    "is no name of an object; write lower-case letters, digits, dashes and dots",
+)
+_PATTERN = _matching(
+    r"[a-z0-9._*?-]+(?::[0-9*?]+)?(?:/[a-z0-9._*?-]+)*/?",
+    "is no pattern of registries; write host[:port][/path] in lower case, * and ? match within a part",
+)
+_MANAGER = _matching(
+    r"[\x21-\x2b\x2d-\x7e]{1,128}",
+    "is no field manager; write its name as `kubectl get -o yaml --show-managed-fields` shows it",
+)
+_PLATFORM = _matching(
+    r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9._]+)?",
+    "is no platform; write os/architecture, such as linux/amd64 or linux/arm/v7",
+)
+
+_TEXT: Final[Kind[str]] = Kind("TEXT", _single(str), str)
+_FILE: Final[Kind[str]] = Kind("FILE", _single(str), str)
+_SWITCH: Final[Kind[bool]] = Kind("true|false", _single(_switch), lambda value: "true" if value else "false")
+_GROUP: Final[Kind[Group]] = _choice("image.openshift.io", "imagestreams.dev")
+_MODE: Final[Kind[Mode]] = _choice("PreserveOriginal", "Legacy")
+_DRIFT: Final[Kind[Drift]] = _choice("respect", "enforce")
+_LOG_LEVEL: Final[Kind[LogLevel]] = _choice("debug", "info", "warning", "error")
+_LOG_FORMAT: Final[Kind[LogFormat]] = _choice("json", "console")
+_HOSTS: Final = _items("HOST", _registry_host)
+_PATTERNS: Final = _items("PATTERN", _PATTERN)
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+# ---- the table ----
+
+
+def _setting(kind: Kind[T], default: T, section: str, words: str, *, shown: str | None = None) -> T:
+    """A row: `shown` is printed in place of a default that is only known at start."""
+    row = {"kind": kind, "section": section, "help": words, "shown": shown if shown is not None else kind.show(default)}
+    return dataclasses.field(default_factory=lambda: default, metadata=row)
+
+
+_CLUSTER = "Cluster"
+_WRITES = "What it writes"
+_WHEN = "When it looks"
+_REGISTRIES = "Registries"
+_STATUS = "Imports"
+_PROCESS = "Process"
+_LEASE = "Lease"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The controller's settings, checked. Durations are timedelta, sizes bytes; an empty text means "not set"."""
+
+    kubeconfig: str = _setting(
+        _FILE,
+        "",
+        _CLUSTER,
+        "Kubeconfig file.",
+        shown="the pod's service account; outside a pod $KUBECONFIG or ~/.kube/config",
+    )
+    context: str = _setting(_TEXT, "", _CLUSTER, "Context of the kubeconfig.", shown="its current context")
+    api_group: Group = _setting(_GROUP, DEFAULT_GROUP, _CLUSTER, "API group that the installed CRDs have.")
+
+    observe: bool = _setting(
+        _SWITCH,
+        False,
+        _WRITES,
+        "Write the status of image streams but change no workload; say in log and Events what would have been done.",
+    )
+    drift: Drift = _setting(
+        _DRIFT,
+        "respect",
+        _WRITES,
+        "When somebody changed a followed image by hand: respect it until the tag moves, or enforce the tag's image.",
+    )
+    manifest_managers: tuple[str, ...] = _setting(
+        _items("MANAGER", _MANAGER),
+        (),
+        _WRITES,
+        "Further field managers whose write means that a manifest was applied again.",
+    )
+    excluded_namespaces: tuple[str, ...] = _setting(
+        _items("NAMESPACE", _NAMESPACE),
+        ("kube-system",),
+        _WRITES,
+        "Namespaces in which no workload is ever changed; the controller's own is always one.",
+    )
+
+    interval: timedelta = _setting(
+        _duration("1s", "720h"), timedelta(minutes=15), _WHEN, "How often a scheduled tag is looked up."
+    )
+    min_interval: timedelta = _setting(
+        _duration("1s", "720h"),
+        timedelta(minutes=1),
+        _WHEN,
+        "Shortest interval that an annotation of a stream or --interval may ask for.",
+    )
+    refresh_floor: timedelta = _setting(
+        _duration("0", "1h"), timedelta(seconds=1), _WHEN, "Shortest time between two look-ups of one tag by request."
+    )
+    retry_base: timedelta = _setting(
+        _duration("100ms", "1h"), timedelta(seconds=10), _WHEN, "First delay before a failed look-up is tried again."
+    )
+    retry_cap: timedelta = _setting(
+        _duration("1s", "24h"), timedelta(minutes=15), _WHEN, "Longest delay, up to which it doubles."
+    )
+    settle: timedelta = _setting(
+        _duration("0", "1m"),
+        timedelta(milliseconds=200),
+        _WHEN,
+        "How long a stream's first answer waits for its others, to be written together.",
+    )
+
+    import_mode: Mode = _setting(
+        _MODE,
+        "PreserveOriginal",
+        _STATUS,
+        "What a tag records that does not say: the digest that it serves, or the image of one platform.",
+    )
+    legacy_platform: str = _setting(
+        Kind("OS/ARCH", _single(_PLATFORM), str), "linux/amd64", _STATUS, "Platform that Legacy mode records."
+    )
+    history_limit: int = _setting(_number(1, 1000), 10, _STATUS, "Images kept in the history of a tag.")
+    status_budget: int = _setting(
+        _size("64Ki", "1400Ki"),
+        1 << 20,
+        _STATUS,
+        "Size of a stream's status; beyond it the oldest history goes first. etcd takes 1.5Mi an object.",
+    )
+
+    lane_concurrency: int = _setting(_number(1, 128), 8, _REGISTRIES, "Look-ups at one registry at a time.")
+    max_lanes: int = _setting(
+        _number(1, 65536), 256, _REGISTRIES, "Registry hosts asked side by side; further hosts wait for a free place."
+    )
+    connect_timeout: timedelta = _setting(
+        _duration("100ms", "10m"), timedelta(seconds=10), _REGISTRIES, "Limit for connecting to a registry."
+    )
+    request_timeout: timedelta = _setting(
+        _duration("100ms", "1h"),
+        timedelta(seconds=30),
+        _REGISTRIES,
+        "Limit for one request to a registry, connecting included.",
+    )
+    registry_endpoint: Mapping[str, str] = _setting(
+        _pairs("HOST=URL", _endpoint),
+        _NONE,
+        _REGISTRIES,
+        "Ask URL for what references name HOST, e.g. localhost:5001=http://kind-registry:5000.",
+    )
+    insecure_registry: tuple[str, ...] = _setting(
+        _HOSTS,
+        (),
+        _REGISTRIES,
+        "Hosts that may be asked over plain http or with an unverified certificate, credentials included.",
+    )
+    internal_registry: tuple[str, ...] = _setting(
+        _HOSTS,
+        (),
+        _REGISTRIES,
+        "Hosts that may live at loopback, link-local or cluster addresses, which are refused otherwise.",
+    )
+    registry_ca: Mapping[str, str] = _setting(
+        _pairs("HOST=FILE", _file_name),
+        _NONE,
+        _REGISTRIES,
+        "PEM file with the certificate authorities to trust for HOST.",
+    )
+    allowed_registry: tuple[str, ...] = _setting(
+        _PATTERNS, (), _REGISTRIES, "Only these may be asked.", shown="every registry"
+    )
+    blocked_registry: tuple[str, ...] = _setting(
+        _PATTERNS, (), _REGISTRIES, "These are never asked, even where allowed."
+    )
+    refused_network: tuple[Network, ...] = _setting(
+        _items("CIDR", _network),
+        (),
+        _REGISTRIES,
+        "Further networks in which no registry is contacted, such as the cluster's pods and services.",
+    )
+    strict_addresses: bool = _setting(
+        _SWITCH, False, _REGISTRIES, "Refuse all private addresses, unless the host is listed in a setting above."
+    )
+
+    http_address: HostPort = _setting(
+        Kind("HOST:PORT", _single(_host_port), str),
+        HostPort("0.0.0.0", 8080),  # noqa: S104  # probes and Prometheus come from outside the pod
+        _PROCESS,
+        "Where metrics and health are served; port 0 takes a free one.",
+    )
+    workers: int = _setting(_number(1, 256), 8, _PROCESS, "Streams, and workloads, reconciled at a time.")
+    shutdown_grace: timedelta = _setting(
+        _duration("0", "10m"), timedelta(seconds=10), _PROCESS, "Time to finish what was begun when told to stop."
+    )
+    log_level: LogLevel = _setting(_LOG_LEVEL, "info", _PROCESS, "Least important messages that are logged.")
+    log_format: LogFormat = _setting(
+        _LOG_FORMAT, "json", _PROCESS, "One JSON object per line, or coloured lines for people."
+    )
+
+    lease_name: str = _setting(
+        Kind("NAME", _single(_OBJECT_NAME), str),
+        "imagestreams",
+        _LEASE,
+        "Lease by which replicas agree on the one that works.",
+    )
+    lease_namespace: str = _setting(
+        Kind("NAMESPACE", _single(_NAMESPACE), str),
+        DEFAULT_LEASE_NAMESPACE,
+        _LEASE,
+        "Namespace of the Lease.",
+        shown=f"the pod's namespace; outside a pod {DEFAULT_LEASE_NAMESPACE}",
+    )
+    lease_duration: timedelta = _setting(
+        _duration("3s", "10m"),
+        timedelta(seconds=15),
+        _LEASE,
+        "Time after which another replica takes over from a silent one.",
+    )
+    identity: str = _setting(_TEXT, "", _LEASE, "This process's name in the Lease.", shown="host name and process id")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table, with its spellings. `shown` is the default in words."""
+
+    name: str
+    kind: Kind[object]
+    section: str
+    help: str
+    shown: str
+
+    @property
+    def title(self) -> str:
+        """As messages name it: "min-interval"."""
+        return _title(self.name)
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.title}"
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    @property
+    def key(self) -> str:
+        """In the file: "minInterval"."""
+        first, *rest = self.name.split("_")
+        return first + "".join(word.capitalize() for word in rest)
+
+
+TABLE: Final[tuple[Setting, ...]] = tuple(
+    Setting(
+        field.name, field.metadata["kind"], field.metadata["section"], field.metadata["help"], field.metadata["shown"]
+    )
+    for field in dataclasses.fields(Settings)
+)
+
+
+def show(settings: Settings) -> dict[str, str]:
+    """Every setting as it would be written, by name; `load` reads the same settings back from it. None is a secret."""
+    return {row.name: row.kind.show(getattr(settings, row.name)) for row in TABLE}
+
+
+# ---- taking values ----
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a setting is refused: its name, where the value came from, the value (None: not to be shown), what to do."""
+
+    setting: str
+    origin: str
+    value: str | None
+    words: str
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f' "{self.value}"'
+        return f"{self.setting}:{value} from {self.origin} {self.words}"
+
+
+class InvalidSettings(ValueError):
+    """The settings cannot be used as they are. The text has one line per problem."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class _Given(NamedTuple):
+    """What one source says about one setting."""
+
+    origin: str
+    texts: tuple[str, ...]
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], read_file: Callable[[str], str]) -> Settings:
+    """The settings that flags, environment and file give together.
+
+    Args:
+        flags: by field name, and "config"; None or an empty tuple means that the flag was not given. Texts, tuples of
+            texts, or booleans.
+        environ: the process's environment.
+        read_file: gives a file's text or raises OSError or UnicodeDecodeError; asked for the configuration file and,
+            in a pod, for its namespace.
+
+    Raises:
+        InvalidSettings: with every problem that was found.
+    """
+    problems: list[Problem] = []
+    sources = (
+        _from_flags(flags, problems),
+        _from_environment(environ, problems),
+        _from_file(_config_file(flags, environ), read_file, problems),
+    )
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    for row in TABLE:
+        given = next((source[row.name] for source in sources if row.name in source), None)
+        if given is None:
+            continue
+        origins[row.name] = given.origin
+        try:
+            values[row.name] = row.kind.parse(given.texts)
+        except ValueError as error:
+            problems.append(Problem(row.title, given.origin, _quotable(",".join(given.texts)), str(error)))
+    if "lease_namespace" not in origins and not values.get("kubeconfig") and not values.get("context"):
+        values["lease_namespace"] = _pod_namespace(environ, read_file) or DEFAULT_LEASE_NAMESPACE
+    if problems:
+        raise InvalidSettings(problems)
+    settings = Settings(**values)  # type: ignore[arg-type]  # each was parsed by its own row's kind
+    if contradictions := _contradictions(settings, origins):
+        raise InvalidSettings(contradictions)
+    return settings
+
+
+def _config_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> _Given | None:
+    if path := flags.get("config"):
+        return _Given("flag --config", (str(path),))
+    if path := environ.get(CONFIG_VARIABLE):
+        return _Given(f"environment variable {CONFIG_VARIABLE}", (path,))
+    return None
+
+
+def _texts(row: Setting, text: str) -> tuple[str, ...]:
+    """A list in one text is separated by commas; an empty text is an empty list."""
+    if not row.kind.many:
+        return (text,)
+    return tuple(text.split(",")) if text.strip() else ()
+
+
+def _from_flags(flags: Mapping[str, object], problems: list[Problem]) -> dict[str, _Given]:
+    rows = {row.name: row for row in TABLE}
+    found: dict[str, _Given] = {}
+    for name, value in flags.items():
+        if value is None or value == () or name == "config":
+            continue
+        row = rows.get(name)
+        if row is None:
+            problems.append(Problem(name, "flags", str(value), f"is not known{_nearest(name, rows)}"))
+            continue
+        many = value if isinstance(value, (tuple, list)) else (value,)
+        given = [str(item).lower() if isinstance(item, bool) else str(item) for item in many]
+        found[name] = _Given(f"flag {row.flag}", tuple(text for item in given for text in _texts(row, item)))
+    return found
+
+
+# With service links on, Kubernetes sets these in every pod for each Service of the namespace, and one named
+# "imagestreams" is likely.
+_SERVICE_LINK = re.compile(
+    r"IMAGESTREAMS(?:_[A-Z0-9_]+)?_"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, _Given]:
+    rows = {row.variable: row for row in TABLE}
+    found: dict[str, _Given] = {}
+    for variable, text in environ.items():
+        row = rows.get(variable)
+        if row is not None:
+            found[row.name] = _Given(f"environment variable {variable}", _texts(row, text))
+        elif variable.startswith(PREFIX) and variable != CONFIG_VARIABLE and _SERVICE_LINK.fullmatch(variable) is None:
+            problems.append(
+                Problem(
+                    variable,
+                    "the environment",
+                    None,
+                    f"is no setting{_nearest(variable, rows)}; unset it, or correct its name",
+                )
+            )
+    return found
+
+
+def _from_file(config: _Given | None, read_file: Callable[[str], str], problems: list[Problem]) -> dict[str, _Given]:
+    if config is None:
+        return {}
+    path = config.texts[0]
+    try:
+        content = _parse_yaml(read_file(path))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        problems.append(Problem("config", config.origin, path, f"cannot be read: {_reason(error)}"))
+        return {}
+    rows = {row.key: row for row in TABLE}
+    found: dict[str, _Given] = {}
+    for key, value in content.items():
+        row = rows.get(key)
+        if row is None:
+            problems.append(
+                Problem(key, path, None, f"is no setting{_nearest(key, rows)}; remove it, or correct its name")
+            )
+            continue
+        origin = f"{key} in {path}"
+        try:
+            found[row.name] = _Given(origin, _file_texts(row, value))
+        except ValueError as error:
+            problems.append(Problem(row.title, origin, None, str(error)))
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+
+
+def _file_texts(row: Setting, value: object) -> tuple[str, ...]:
+    """A value of the file as the kinds read it: a sequence or, for pairs, a mapping stands for the list."""
+    match value:
+        case str():
+            return _texts(row, value)
+        case list() if row.kind.many and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        case dict() if (
+            row.kind.many and "=" in row.kind.metavar and all(isinstance(item, str) for item in value.values())
+        ):
+            return tuple(f"{name}={item}" for name, item in value.items())
+        case None:
+            raise ValueError("has no value; give one, or remove the line for the default")
+        case _:
+            raise ValueError(
+                f"has the wrong shape; write {row.kind.metavar}" + (" or a list of them" if row.kind.many else "")
+            )
+
+
+def _parse_yaml(text: str) -> dict[str, object]:
+    """The mapping that the file holds; scalars stay texts, as in the environment, except null. No key may come twice.
+
+    Raises:
+        ValueError: with the place, where the YAML gives it.
+    """
+    import yaml  # noqa: PLC0415  # the command line uses this module's constants and must start fast
+
+    class Loader(yaml.CBaseLoader):
+        pass
+
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[str, object]:
+        pairs = [
+            (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
+            for key, value in node.value
+        ]
+        names = [str(name) for name, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} given twice (line {node.start_mark.line + 1})")
+        return dict(zip(names, (value for _, value in pairs), strict=True))
+
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    Loader.add_constructor("tag:yaml.org,2002:null", lambda _loader, _node: None)
+    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)"), ["~", "n", "N", ""])
+    try:
+        content = yaml.load(text, Loader)  # noqa: S506  # builds texts, lists and mappings only
+    except yaml.YAMLError as error:
+        raise ValueError(f"no valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError("the file holds no mapping; write one setting per line, such as interval: 15m")
+    return content
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    import difflib  # noqa: PLC0415  # only for a mistake's message
+
+    tails = {word.removeprefix(PREFIX): word for word in known}
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), tails, n=1, cutoff=0.7)
+    return f" (did you mean {tails[near[0]]}?)" if near else ""
+
+
+def _pod_namespace(environ: Mapping[str, str], read_file: Callable[[str], str]) -> str | None:
+    """The namespace that this process runs in, where it runs in a pod."""
+    if "KUBERNETES_SERVICE_HOST" not in environ:
+        return None
+    try:
+        return read_file(POD_NAMESPACE_FILE).strip() or None
+    except OSError:
+        return None  # a pod without a service account's token: the default holds
+
+
+def _contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Problem]:
+    """Settings that are fine alone and cannot hold together."""
+    shown = show(settings)
+    found: list[tuple[str, str, str, str]] = []  # a setting, how it relates to another, and the way out
+    for long, short in (
+        ("interval", "min_interval"),
+        ("retry_cap", "retry_base"),
+        ("request_timeout", "connect_timeout"),
+    ):
+        if getattr(settings, long) < getattr(settings, short):
+            found.append((long, "is shorter than", short, f"raise {_title(long)} or lower {_title(short)}"))
+    either = "keep one of the two"
+    listed = ("registry_endpoint", "insecure_registry", "internal_registry", "registry_ca")
+    found += [
+        (name, f"lists {both}, which is refused by", "blocked_registry", either)
+        for name in ("allowed_registry", *listed)
+        if (both := _both(settings, name, "blocked_registry"))
+    ]
+    if both := _both(settings, "registry_ca", "insecure_registry"):
+        found.append(
+            (
+                "registry_ca",
+                f"says what to trust for {both}, whose certificate is not checked because of",
+                "insecure_registry",
+                either,
+            )
+        )
+
+    def origin(name: str) -> str:
+        return origins.get(name, "the default")
+
+    return [
+        Problem(
+            _title(name),
+            origin(name),
+            shown[name],
+            f'{relation} {_title(other)} "{shown[other]}" from {origin(other)}; {remedy}',
+        )
+        for name, relation, other, remedy in found
+    ]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _both(settings: Settings, one: str, other: str) -> str:
+    """What two lists, or maps by their keys, have in common."""
+    return ", ".join(sorted(set(getattr(settings, one)) & set(getattr(settings, other))))
