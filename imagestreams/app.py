@@ -9,6 +9,7 @@ schedule and the lanes enqueue.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from imagestreams.core.trigger import KINDS, MANIFEST_MANAGERS, Drift, TriggerRu
 from imagestreams.imports import Importer
 from imagestreams.kube.cluster import ApiError, Cluster, ConfigurationError
 from imagestreams.kube.events import EventRecorder, EventType, Involved
-from imagestreams.kube.imagestreams import ImageStreams
+from imagestreams.kube.imagestreams import ImageStreams, ObjectTooLarge
 from imagestreams.kube.lease import Leadership
 from imagestreams.kube.secrets import NamespaceCredentials
 from imagestreams.kube.watch import OnChange, Reflector
@@ -45,12 +46,19 @@ from imagestreams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_GROUP_RETRY = 5.0  # seconds
+# In seconds.
+_GROUP_RETRY = 5.0
+_LOOK_AGAIN = 60.0  # at a tag of another namespace that must not be pulled yet
+_FIRST_ROUND = 600.0  # that the rounds after winning the lease may take before one that fails counts no longer
 
 
 def run(settings: Settings) -> int:
     """Run the controller until a signal ends it; returns the exit code."""
     logs.configure(settings.log_level, settings.log_format)
+    # What is loaded lives as long as we do, and what the caches hold is not tracked; with Python's own thresholds the
+    # collector would stop the loop for tens of milliseconds, again and again, while ten thousand streams load.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     return uvloop.run(_run(settings))
 
 
@@ -66,6 +74,9 @@ async def _run(settings: Settings) -> int:
         await Controller(cluster, settings, clock=lambda: datetime.now(UTC)).run(_stop_signal())
     except GroupTaken as error:
         log.error("refusing to work", reason=str(error))
+        return 1
+    except CannotListen as error:
+        log.error("cannot serve", reason=str(error))
         return 1
     finally:
         await cluster.close()
@@ -83,6 +94,10 @@ def _stop_signal() -> asyncio.Event:
 
 class GroupTaken(Exception):
     """The API group is served by another API server; on OpenShift by its own, and both would write the same objects."""
+
+
+class CannotListen(Exception):
+    """The address to serve at is taken, or is not this machine's."""
 
 
 class Controller:
@@ -108,7 +123,7 @@ class Controller:
         )
         self._policy = policy_of(settings)
         self._rules = import_rules_of(settings, self._policy)
-        expected = (ApiError, Changed, Refused)
+        expected = (ApiError, Changed, ObjectTooLarge, Refused)
         self._stream_queue: WorkQueue[ObjectKey] = WorkQueue("imagestream", expected=expected)
         self._workload_queue: WorkQueue[WorkloadKey] = WorkQueue("workload", expected=expected)
         self._schedule: Schedule[ObjectKey] = Schedule(self._stream_queue.add, clock=clock)
@@ -117,6 +132,7 @@ class Controller:
         self._is_our_group = asyncio.Event()
         self._unplanned: set[ObjectKey] = set()  # streams that were not reconciled since the lease was won
         self._watermark: datetime | None = None
+        self._leading_since = clock()
         self._importer: Importer | None = None
         self._triggers: TriggerReconciler | None = None
         self._identity = settings.identity or f"{socket.gethostname()}_{os.getpid()}"
@@ -132,8 +148,11 @@ class Controller:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve and, when leading, work, until `stop` is set; then finish or abandon within the grace time."""
         settings = self._settings
-        app = http.application({"caches": self._caches_problem, "api-server": self._api_problem})
-        server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
+        app = http.application(("caches", "api-server"), self.problems)
+        try:
+            server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
+        except OSError as error:
+            raise CannotListen(f"http-address {settings.http_address}: {error}; set another, or port 0") from error
         log.info("serving", address=f"{settings.http_address.host or '0.0.0.0'}:{port}", observe=settings.observe)  # noqa: S104 - shown, not bound
         background: list[asyncio.Task[None]] = [
             asyncio.create_task(runner, name=name)
@@ -190,9 +209,12 @@ class Controller:
     async def _work(self, watermark: datetime | None) -> None:
         """What is done while the lease is held; cancelled when it is lost or the process ends."""
         await self._is_our_group.wait()
-        await self._streams.store.synced.wait()
         for reflector in self._watched.values():
             await reflector.store.synced.wait()
+        # Another process has written until now. A watch that lags would show us yesterday's digests, and roll back to
+        # them; from here on we are the only writer, and keep what we write.
+        await self._streams.relist()
+        self._leading_since = self._clock()
         self._watermark, self._unplanned = watermark, set(map(_object_key, self._streams.store))
         client = RegistryClient(
             Reach.of(self._policy),
@@ -229,8 +251,9 @@ class Controller:
             streams=self._streams.store,
             announce=self._announce_workload,
             clock=self._clock,
-            rules=trigger_rules_of(self._settings),
+            rules=trigger_rules_of(self._settings, self._policy),
             is_observing=self._settings.observe,
+            later=lambda key: self._workload_queue.add_later(key, _LOOK_AGAIN),
         )
         clock = start_clock(self._schedule)
         metrics.leader.set(1)
@@ -244,6 +267,8 @@ class Controller:
                 self._enqueue_everything()
         finally:
             metrics.leader.set(0)
+            # What is given up now is what a successor must begin with; the Lease is released after this.
+            self._watermark = self._present_watermark()
             self._importer = self._triggers = None
             clock.shutdown(wait=False)
             self._stream_queue.clear()
@@ -270,7 +295,10 @@ class Controller:
 
         It stays the predecessor's until every stream was reconciled once, since until then nobody knows what is due.
         """
-        if self._importer is None or self._unplanned:
+        if self._importer is None:
+            return self._watermark
+        is_young = (self._clock() - self._leading_since).total_seconds() < _FIRST_ROUND
+        if self._unplanned and is_young:
             return self._watermark
         moments = (self._importer.oldest_unserved(), self._schedule.oldest_unserved(), self._clock())
         return min(moment for moment in moments if moment is not None)
@@ -343,6 +371,11 @@ class Controller:
 
     # --- health ---
 
+    def problems(self) -> dict[str, str]:
+        """What keeps this replica from being ready, by check. One that waits for the lease is ready to take over."""
+        found = {"caches": self._caches_problem(), "api-server": self._api_problem()}
+        return {check: problem for check, problem in found.items() if problem}
+
     def _caches_problem(self) -> str | None:
         """Why the caches are not synced, in the words of the first that is not."""
         stores = [(self._streams.store.synced, self._streams.problem)]
@@ -350,7 +383,9 @@ class Controller:
         return next((problem or "not synced yet" for synced, problem in stores if not synced.is_set()), None)
 
     def _api_problem(self) -> str | None:
-        problems = [self._streams.problem, *(reflector.problem for reflector in self._watched.values())]
+        # The Lease is asked every few seconds, a watch may be silent for minutes.
+        problems = [self._leadership.problem, self._streams.problem]
+        problems += [reflector.problem for reflector in self._watched.values()]
         return next((problem for problem in problems if problem), None)
 
 
@@ -409,9 +444,11 @@ def import_rules_of(settings: Settings, policy: Policy) -> ImportRules:
     )
 
 
-def trigger_rules_of(settings: Settings) -> TriggerRules:
+def trigger_rules_of(settings: Settings, policy: Policy) -> TriggerRules:
     return TriggerRules(
-        drift=Drift(settings.drift), manifest_managers=MANIFEST_MANAGERS | frozenset(settings.manifest_managers)
+        drift=Drift(settings.drift),
+        manifest_managers=MANIFEST_MANAGERS | frozenset(settings.manifest_managers),
+        policy=policy,
     )
 
 

@@ -11,7 +11,7 @@ as served only then, too. Killed in between, a successor asks again and writes t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -32,9 +32,13 @@ from imagestreams.core.importing import (
 from imagestreams.core.keychain import Entry
 from imagestreams.core.lookup import Answer, Deferred, Failed, Resolved, Ticket
 from imagestreams.core.stream import ImageStream, ObjectKey, Status
+from imagestreams.kube.imagestreams import ObjectTooLarge
 from imagestreams.registry.lanes import Lanes
 
 log = structlog.get_logger(__name__)
+
+_LEAST_BUDGET = 16 << 10
+_SLOT_COUNTS = 3600.0  # seconds
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class _Memory:
     """What is known of a stream beyond its status; see `core.importing.TagProgress`."""
 
     uid: str
+    budget: int  # bytes of status; less than the settings' for a stream whose spec takes much of what etcd has for it
     progress: Progress = field(default_factory=dict)
 
 
@@ -80,15 +85,23 @@ class Importer:
         memory = self._memory.get(stream.key)
         if memory is None or memory.uid != stream.metadata.uid:
             self._lanes.forget(stream.key)
-            memory = self._memory[stream.key] = _Memory(stream.metadata.uid)
+            memory = self._memory[stream.key] = _Memory(stream.metadata.uid, self._rules.status_budget)
         answers = self._lanes.peek(stream.key)
-        update = merge_status(stream, answers, memory.progress, now=self._clock(), rules=self._rules)
+        update = self._merged(stream, answers, memory)
         if update.is_changed and update.stream.status is not None:
-            stream = await self._publish(stream, update.stream.status)
+            try:
+                stream = await self._publish(stream, update.stream.status)
+            except ObjectTooLarge:
+                memory.budget = max(memory.budget * 2 // 3, _LEAST_BUDGET)
+                raise
         self._lanes.acknowledge(stream.key, answers)
         memory.progress = update.progress
         self._tell(stream, answers, update)
         return await self._ask(stream, memory, hints)
+
+    def _merged(self, stream: ImageStream, answers: tuple[Answer, ...], memory: _Memory) -> Update:
+        rules = replace(self._rules, status_budget=memory.budget)
+        return merge_status(stream, answers, memory.progress, now=self._clock(), rules=rules)
 
     async def _ask(self, stream: ImageStream, memory: _Memory, hints: frozenset[str]) -> datetime | None:
         plan = plan_import(
@@ -113,14 +126,15 @@ class Importer:
         self._lanes.forget(key)
 
     def oldest_unserved(self) -> datetime | None:
-        """The begin of the oldest polling slot whose question is under way; None when none is."""
-        slots = [
-            tag.asked.slot
-            for memory in self._memory.values()
-            for tag in memory.progress.values()
-            if tag.asked is not None and tag.asked.slot > tag.slot
-        ]
-        return datetime.fromtimestamp(min(slots), UTC) if slots else None
+        """The begin of the oldest polling slot that is still to be served; None when none is.
+
+        A slot counts for an hour: a stream that cannot be written, or a registry that stays away, must not make a
+        successor ask for everything that was served since.
+        """
+        since = self._clock().timestamp() - _SLOT_COUNTS
+        unserved = (tag.unserved for memory in self._memory.values() for tag in memory.progress.values())
+        oldest = min((slot for slot in unserved if slot >= since), default=None)
+        return datetime.fromtimestamp(oldest, UTC) if oldest is not None else None
 
     def _tell(self, stream: ImageStream, answers: tuple[Answer, ...], update: Update) -> None:
         tickets = {answer.ticket.tag: answer.ticket for answer in answers}
@@ -153,8 +167,8 @@ def _count(answers: Iterable[Answer]) -> None:
     for answer in answers:
         outcome, ticket = answer.outcome, answer.ticket
         metrics.imports.labels(type(outcome).__name__.lower()).inc()
+        host = metrics.registry_label(ticket.lookup.reference.host)
         if isinstance(outcome, Failed):
-            host = metrics.registry_label(ticket.lookup.reference.host)
             metrics.import_errors.labels(host, outcome.reason).inc()
         if ticket.slot and not isinstance(outcome, Deferred):
-            metrics.due_lag.observe(max(0.0, answer.at.timestamp() - ticket.slot))
+            metrics.due_lag.labels(host).observe(max(0.0, answer.at.timestamp() - ticket.slot))

@@ -27,7 +27,7 @@ def configure(level: str, form: str) -> None:
     rendered: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
         if form == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [_console()]
     )
     structlog.configure(
         processors=[*shared, *rendered],
@@ -39,6 +39,11 @@ def configure(level: str, form: str) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[_strip, *rendered]))
     # Libraries say at INFO what we say better (APScheduler: two lines a tick).
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+def _console() -> Processor:
+    """The default formatter of tracebacks shows local variables where rich is installed, credentials among them."""
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def _dumps(line: object, **_: object) -> str:

@@ -17,7 +17,7 @@ _MAX_HOSTS = 256  # hosts come from what users write: beyond this many, the labe
 
 _hosts: set[str] = set()
 
-imports = Counter("imagestreams_imports_total", "Answers that were written for tags.", ["outcome"])
+imports = Counter("imagestreams_imports_total", "Answers of registries to lookups.", ["outcome"])
 import_errors = Counter("imagestreams_import_errors_total", "Tags that could not be imported.", ["registry", "reason"])
 tag_moves = Counter(
     "imagestreams_tag_moves_total",
@@ -38,7 +38,10 @@ registry_throttled = Counter(
 )
 token_fetches = Counter("imagestreams_token_fetches_total", "Bearer tokens asked for.", ["registry"])
 due_lag = Histogram(
-    "imagestreams_due_lag_seconds", "How long after its polling slot's begin a tag was answered.", buckets=_LATENESS
+    "imagestreams_due_lag_seconds",
+    "How long after its polling slot's begin a tag was answered.",
+    ["registry"],
+    buckets=_LATENESS,
 )
 rollouts = Counter(
     "imagestreams_rollouts_total",
@@ -48,6 +51,8 @@ rollouts = Counter(
 move_to_patch = Histogram(
     "imagestreams_move_to_patch_seconds", "From a tag event to the workload's patch.", ["kind"], buckets=_LATENESS
 )
+held = Gauge("imagestreams_held", "Containers that do not follow their tag for now.", ["reason"])
+queue_oldest = Gauge("imagestreams_queue_oldest_seconds", "How long the first key has waited for a worker.", ["queue"])
 queue_depth = Gauge("imagestreams_queue_depth", "Keys that wait for a worker.", ["queue"])
 queue_retries = Counter("imagestreams_queue_retries_total", "Keys put back after an error.", ["queue"])
 reconcile_duration = Histogram(

@@ -75,6 +75,11 @@ class Storyteller:
         await self._start()
         return self
 
+    @property
+    def controller(self) -> Controller:
+        assert self._controller is not None
+        return self._controller
+
     async def __aexit__(self, *_: object) -> None:
         for registry in self._registries.values():
             registry.release()
@@ -120,8 +125,7 @@ class Storyteller:
 
     async def _do_advance(self, text: str) -> None:
         self.now += parse_duration(text)
-        assert self._controller is not None
-        await self._controller._schedule.tick()
+        await self.controller._schedule.tick()
 
     # --- the world
 
@@ -242,8 +246,7 @@ class Storyteller:
 
     async def _quiet(self) -> None:
         """Wait until nothing is queued and no request was made for a moment."""
-        controller = self._controller
-        assert controller is not None
+        controller = self.controller
         before, now = -1, self._activity()
         while before != now or len(controller._stream_queue) or len(controller._workload_queue):
             await asyncio.sleep(_QUIET)

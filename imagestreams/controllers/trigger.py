@@ -32,6 +32,7 @@ from imagestreams.core.trigger import (
     plan_rollout,
     release_patch_of,
 )
+from imagestreams.kube.cluster import ApiError, Forbidden, Invalid
 from imagestreams.kube.events import EventType
 from imagestreams.kube.workloads import Marks, WorkloadObject, Workloads, marks_of
 
@@ -50,7 +51,7 @@ class WorkloadKey(NamedTuple):
 
 
 class Refused(Exception):
-    """The API server refuses our patch of an object that has not changed since: a policy, or a webhook. Retried with
+    """The cluster refuses our patch of an object that has not changed since: a policy, or a webhook. Retried with
     backoff.
     """
 
@@ -74,6 +75,7 @@ class TriggerReconciler:
         clock: aware, UTC.
         rules: the administrator's.
         is_observing: decide and tell, write nothing.
+        later: has a key reconciled again after a while.
     """
 
     def __init__(
@@ -86,13 +88,16 @@ class TriggerReconciler:
         clock: Callable[[], datetime],
         rules: TriggerRules,
         is_observing: bool,
+        later: Callable[[WorkloadKey], None],
     ) -> None:
         self._workloads, self._watched, self._streams = workloads, watched, streams
         self._announce, self._clock, self._rules, self._is_observing = announce, clock, rules, is_observing
+        self._later = later
         self._read: dict[WorkloadKey, tuple[Marks, Workload]] = {}
         self._followers: dict[ObjectKey, set[WorkloadKey]] = {}
         self._followed: dict[WorkloadKey, frozenset[ObjectKey]] = {}
         self._told: dict[WorkloadKey, frozenset[tuple[str, str]]] = {}
+        self._held: dict[WorkloadKey, int] = {}
 
     def followers(self, stream: ObjectKey) -> tuple[WorkloadKey, ...]:
         """The workloads that follow a tag of the stream."""
@@ -115,8 +120,15 @@ class TriggerReconciler:
         allowed = await self._allowed(workload)
         plan = plan_rollout(workload, lambda istag: self._resolve(istag) if istag.key in allowed else None, self._rules)
         self._tell(key, workload, plan)
-        if plan.writes and not self._is_observing:
-            await self._write(key, workload, plan)
+        if any(
+            isinstance(each, Unresolved) and each.trigger.istag.namespace != key.namespace for each in plan.decisions
+        ):
+            self._later(key)  # nobody tells when a right to pull is given
+        if self._is_observing:
+            return
+        if plan.writes:
+            workload = await self._write(key, workload, plan) or workload
+        await self._release(key, workload)
 
     async def _whole(self, key: WorkloadKey, marks: Marks) -> Workload | None:
         known = self._read.get(key)
@@ -146,36 +158,43 @@ class TriggerReconciler:
             log.warning("tag has no usable image", **place, reason=str(error))
             return None
 
-    async def _write(self, key: WorkloadKey, workload: Workload, plan: RolloutPlan) -> None:
+    async def _write(self, key: WorkloadKey, workload: Workload, plan: RolloutPlan) -> Workload | None:
         patch = patch_of(workload, plan, self._clock())
-        if patch is None:
-            return
-        written = await self._workloads.patch(workload, patch)
-        if written is None:
-            await self._read_again(key, workload)
-            return
-        self._read[key] = (marks_of(written), written)
-        self._count(workload, plan)
-        release = release_patch_of(written)
-        if release is not None:
-            released = await self._workloads.patch(written, release)
-            if released is not None:
-                self._read[key] = (marks_of(released), released)
+        written = await self._patched(key, workload, patch) if patch is not None else None
+        if written is not None:
+            self._count(workload, plan)
+        return written
 
-    async def _read_again(self, key: WorkloadKey, workload: Workload) -> None:
-        """A test of the patch failed, or the API server refused the patch: the answer is 422 for both. If the object is
-        as it was, it was refused.
-        """
-        metrics.rollouts.labels(key.kind.kind, "conflict").inc()
+    async def _release(self, key: WorkloadKey, workload: Workload) -> None:
+        """Give up the fields that we took from a server-side applier, now or in an earlier life."""
+        release = release_patch_of(workload)
+        if release is not None:
+            await self._patched(key, workload, release)
+
+    async def _patched(self, key: WorkloadKey, workload: Workload, patch: bytes) -> Workload | None:
+        """The object after the patch, which is kept; None when it is gone. Raises Changed or Refused."""
+        try:
+            written = await self._workloads.patch(workload, patch)
+        except (Invalid, Forbidden) as error:
+            await self._read_again(key, workload, error)
+            return None
+        if written is not None:
+            self._read[key] = (marks_of(written), written)
+        return written
+
+    async def _read_again(self, key: WorkloadKey, workload: Workload, error: ApiError) -> None:
+        """A test of the patch failed, or the cluster refused the patch. If the object is as it was, it was refused."""
         self._read.pop(key, None)
         current = await self._workloads.get(key.kind, workload.key)
         if current is None:
             return
-        if marks_of(current) == marks_of(workload):
-            metrics.rollouts.labels(key.kind.kind, "refused").inc()
-            raise Refused(f"the API server refuses to change {key}; a policy or webhook of the cluster may forbid it")
-        self._read[key] = (marks_of(current), current)
-        raise Changed(f"{key} was changed by somebody else meanwhile")
+        if (marks_of(current), current.manager_entries) != (marks_of(workload), workload.manager_entries):
+            metrics.rollouts.labels(key.kind.kind, "conflict").inc()
+            self._read[key] = (marks_of(current), current)
+            raise Changed(f"{key} was changed by somebody else meanwhile") from error
+        metrics.rollouts.labels(key.kind.kind, "refused").inc()
+        self._announce(workload, "Warning", "ImageUpdateRefused", f"the cluster refuses the change: {error.message}")
+        raise Refused(f"the cluster refuses to change {key}: {error.message}") from error
 
     def _count(self, workload: Workload, plan: RolloutPlan) -> None:
         kind = workload.kind.kind
@@ -216,10 +235,8 @@ class TriggerReconciler:
             match decision:
                 case Hold(image=image, writer=writer):
                     said["ImageHeld", _held(decision, image, writer)] = "Warning"
-                case Unresolved():
-                    message = (
-                        f"container {container.name} waits: {istag} has no image, or this namespace may not pull it"
-                    )
+                case Unresolved(why=why):
+                    message = f"container {container.name} waits: {istag} {why}"
                     said["TagNotResolved", message] = "Normal"
                 case Roll(image=image, why=why) if self._is_observing:
                     change = f"{image.pull_spec} ({why}: {istag}), is {container.image}"
@@ -227,6 +244,7 @@ class TriggerReconciler:
                     said["ImageUpdateObserved", message] = "Normal"
                 case Roll() | Acknowledge():
                     pass
+        self._note_holds(key, sum(isinstance(decision, Hold) for decision in plan.decisions))
         before = self._told.get(key, frozenset())
         for (reason, message), type_ in said.items():
             if (reason, message) in before:
@@ -257,7 +275,14 @@ class TriggerReconciler:
             self._followers.setdefault(stream, set()).add(key)
         self._followed[key] = now
 
+    def _note_holds(self, key: WorkloadKey, count: int) -> None:
+        self._held[key] = count
+        if not count:
+            del self._held[key]
+        metrics.held.labels("by hand").set(sum(self._held.values()))
+
     def _forget(self, key: WorkloadKey) -> None:
+        self._note_holds(key, 0)
         self._index(key, ())
         del self._followed[key]
         self._read.pop(key, None)

@@ -48,9 +48,11 @@ class WorkQueue(Generic[K]):
         self._working: set[K] = set()
         self._again: dict[K, frozenset[str]] = {}
         self._failures: dict[K, int] = {}
-        self._later: dict[K, tuple[asyncio.TimerHandle, frozenset[str]]] = {}  # failed, and the hints of that work
+        self._later: dict[K, tuple[asyncio.TimerHandle, frozenset[str]]] = {}  # with the hints of work that failed
+        self._since: dict[K, float] = {}  # when each that waits began to
         self._wake = asyncio.Event()
         self._depth = metrics.queue_depth.labels(name)
+        metrics.queue_oldest.labels(name).set_function(self._oldest)
 
     def add(self, key: K, hints: frozenset[str] = frozenset()) -> None:
         """Have the key reconciled; `hints` reach the reconcile, merged with those that wait."""
@@ -58,8 +60,18 @@ class WorkQueue(Generic[K]):
             self._again[key] = self._again.get(key, frozenset()) | hints
             return
         self._waiting[key] = self._waiting.get(key, frozenset()) | hints | self._end_delay(key)
+        self._since.setdefault(key, time.monotonic())
         self._depth.set(len(self._waiting))
         self._wake.set()
+
+    def add_later(self, key: K, seconds: float) -> None:
+        """Have the key reconciled again after a while, or before if somebody adds it."""
+        if key not in self._later:
+            self._later[key] = asyncio.get_running_loop().call_later(seconds, self.add, key), frozenset()
+
+    def _oldest(self) -> float:
+        """How many seconds the first key has waited."""
+        return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._working) + len(self._later)
@@ -85,6 +97,7 @@ class WorkQueue(Generic[K]):
             await self._wake.wait()
         key = next(iter(self._waiting))
         hints = self._waiting.pop(key)
+        self._since.pop(key, None)
         self._working.add(key)
         self._depth.set(len(self._waiting))
         return key, hints
@@ -106,6 +119,7 @@ class WorkQueue(Generic[K]):
             seconds=delay,
             exc_info=None if isinstance(error, self._expected) else error,
         )
+        hints |= self._end_delay(key)
         self._later[key] = asyncio.get_running_loop().call_later(delay, self.add, key), hints
 
     def _end_delay(self, key: K) -> frozenset[str]:
@@ -126,6 +140,7 @@ class WorkQueue(Generic[K]):
         for key in list(self._later):
             self._end_delay(key)
         self._waiting.clear()
+        self._since.clear()
         self._again.clear()
         self._failures.clear()
         self._depth.set(0)

@@ -190,6 +190,20 @@ def open_refresh(stream: ImageStream) -> Request | None:
     return request if request and request.value != handled else None
 
 
+def _asked_for(request: Request | None, wishes: Mapping[str, Wish | None]) -> frozenset[str]:
+    """The tags that a request has looked up at a registry. A tag that follows another means the one at the end."""
+    asked = set()
+    for tag in wishes if request else ():
+        name, wish, passed = tag, wishes[tag], {tag}
+        while isinstance(wish, FollowTag) and wish.tag not in passed:
+            name = wish.tag
+            passed.add(name)
+            wish = wishes.get(name)
+        if request and request.names(tag) and isinstance(wish, AskRegistry):
+            asked.add(name)
+    return frozenset(asked)
+
+
 def _open_forget(stream: ImageStream) -> Request | None:
     handled = stream.status.handled.forget if stream.status and stream.status.handled else None
     request = parse_request(stream.annotations.forget)
@@ -252,14 +266,15 @@ def _stable_hash(text: str) -> int:
 class TagProgress:
     """What this process knows of a tag beyond its status. Lost at a restart, without harm.
 
-    `asked` is the ticket that is under way; `slot` the begin of the last slot served; `answered` the last refresh
-    request that got its answer; `is_hinted` says that somebody saw the tag move since it was last asked for; `no_room`
-    that its answer did not fit into the status.
+    `asked` is the ticket that is under way; `slot` the begin of the last slot served, `owed` that of one whose question
+    was deferred; `answered` the last refresh request that got its answer; `is_hinted` says that somebody saw the tag
+    move since it was last asked for; `no_room` that its answer did not fit into the status.
     """
 
     source: Source
     asked: Ticket | None = None
     slot: int = 0
+    owed: int = 0
     answered: str = ""
     answered_at: datetime | None = None
     failures: int = 0
@@ -274,7 +289,8 @@ class TagProgress:
         settled = replace(
             self,
             asked=None,
-            slot=max(self.slot, ticket.slot),
+            slot=max(self.slot, ticket.slot, self.owed),
+            owed=0,
             answered=ticket.request or self.answered,
             answered_at=answer.at,
             failures=0,
@@ -292,9 +308,15 @@ class TagProgress:
             case Deferred(until=until):
                 # Whatever it was asked for, it is still wanted. A time that has passed already must not spin.
                 again = max(until, answer.at + rules.refresh_floor)
-                return replace(self, asked=None, retry_at=again, deferred_until=again)
+                return replace(self, asked=None, retry_at=again, deferred_until=again, owed=max(self.owed, ticket.slot))
             case _:
                 assert_never(answer.outcome)
+
+    @property
+    def unserved(self) -> int:
+        """The begin (Unix time) of the polling slot that is still to be served, 0 when none is."""
+        asked = self.asked.slot if self.asked else 0
+        return min((slot for slot in (asked, self.owed) if slot > self.slot), default=0)
 
 
 Progress = Mapping[str, TagProgress]
@@ -347,15 +369,17 @@ def plan_import(
         watermark: slots that began before it were served by an earlier process. None: all up to now were.
     """
     request, interval = open_refresh(stream), interval_of(stream, rules)
+    wishes = {tag.name: wish_of(stream, tag, rules) for tag in stream.spec_tags}
+    requested = _asked_for(request, wishes)
     recorded = {tag.tag: tag for tag in (stream.status and stream.status.tags) or ()}
     due: list[Due] = []
     kept: dict[str, TagProgress] = {}
     moments: list[datetime] = []
     for tag in stream.spec_tags:
-        wish = wish_of(stream, tag, rules)
+        wish = wishes[tag.name]
         if not isinstance(wish, AskRegistry):
             continue
-        wanted = request if request and request.names(tag.name) else None
+        wanted = request if tag.name in requested else None
         question = _Question(stream.metadata.uid, tag, wish, wanted, recorded.get(tag.name))
         memory = progress.get(tag.name)
         if memory is None or memory.source != wish.source:
@@ -461,8 +485,9 @@ class _Question:
 
     def due(self, memory: TagProgress, why: str, now: datetime, interval: timedelta) -> Due:
         request = self.request.value if self.request and memory.answered != self.request.value else ""
-        slot = slot_begin(now, self.wish.reference.repository, interval) if self.is_polled else 0
-        return Due(self.tag.name, self.wish, why, request, slot, self._known())
+        begin = slot_begin(now, self.wish.reference.repository, interval) if self.is_polled else 0
+        # A question in the middle of a slot that was served is not a late poll.
+        return Due(self.tag.name, self.wish, why, request, begin if begin > memory.slot else 0, self._known())
 
     def _known(self) -> Served | None:
         """What an unchanged tag is answered with by one HEAD: only what the newest item still says counts, since others
@@ -761,9 +786,9 @@ class _Merge:
         request = open_refresh(self._stream)
         if request is None:
             return handled
-        asked = [tag for tag, wish in self._wishes.items() if isinstance(wish, AskRegistry) and request.names(tag)]
         is_answered = all(
-            (memory := self.progress.get(tag)) is not None and memory.answered == request.value for tag in asked
+            (memory := self.progress.get(tag)) is not None and memory.answered == request.value
+            for tag in _asked_for(request, self._wishes)
         )
         return request.value if is_answered else handled
 

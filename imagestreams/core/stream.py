@@ -361,8 +361,8 @@ def whole_seconds(moment: datetime) -> datetime:
 
 
 class TagImage(NamedTuple):
-    """What consumers of a tag get: the string to write into a workload, the digest in it ("" for reference tags), and
-    the identity of the tag event.
+    """What consumers of a tag get: the string to write into a workload, the digest in it ("" for reference tags), and a
+    short name of both the tag and the image.
     """
 
     pull_spec: str
@@ -374,8 +374,8 @@ def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
     """Resolve a tag for a consumer, or None where nothing was recorded yet.
 
     The newest item counts, whatever later attempts said. What is written is always pinned by the item's own digest, so
-    that text in a status cannot name another image; only a reference tag, which has no digest, is taken as written.
-    Raises `InvalidReference` for an item that is no image.
+    that text in a status cannot name another image. An item without a digest is taken as written, but only where spec
+    says that the tag is a reference. Raises `InvalidReference` for an item that is no image.
     """
     recorded = stream.status_tag(tag)
     event = recorded.newest if recorded else None
@@ -386,6 +386,10 @@ def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
         raise InvalidReference(f"{event.docker_image_reference!r} names a registry, not an image")
     digest = event.image or ""
     spec_tag = stream.spec_tag(tag)
+    if not digest and not (spec_tag and spec_tag.reference):
+        raise InvalidReference(
+            f"{event.docker_image_reference!r} has no digest, and the tag is not a reference in spec"
+        )
     repository = stream.status.docker_image_repository if stream.status else None
     if digest and spec_tag and spec_tag.is_local and repository:
         reference = ImageReference.parse(repository)
@@ -394,7 +398,10 @@ def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
 
 
 def event_identity(istag: Istag, event: TagEvent) -> str:
-    """A short stable name of one tag event, fit for a label: A -> B -> A are three events."""
-    created = event.created.isoformat() if event.created else ""
+    """A short stable name of what a tag has, fit for a label that says what was served last.
+
+    The event's time is not in it: a stream that is created again, or restored without its status, has the same images
+    at other times, and nothing has moved. A -> B -> A is seen all the same, since in between B was served.
+    """
     image = event.image or event.docker_image_reference
-    return hashlib.sha256(f"{istag}|{image}|{created}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{istag}|{image}".encode()).hexdigest()[:16]

@@ -24,12 +24,13 @@ import enum
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
 
+from imagestreams.core.policy import Policy, Refused, transport_for
 from imagestreams.core.reference import ImageReference, InvalidReference, is_tag
 from imagestreams.core.stream import UNREADABLE, Istag, MalformedObject, ObjectKey, TagImage
 
@@ -421,10 +422,11 @@ def _read_follow(workload: Workload, text: str, found: list[Trigger], problems: 
 
 @dataclass(frozen=True, slots=True)
 class TriggerRules:
-    """What an administrator decides about rollouts."""
+    """What an administrator decides about rollouts. An image that the policy refuses by now is not rolled out."""
 
     drift: Drift = Drift.RESPECT
     manifest_managers: frozenset[str] = MANIFEST_MANAGERS
+    policy: Policy = field(default_factory=lambda: Policy(hosts={}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,9 +457,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """The tag has no image, or it is not ours to see; the container stays as it is."""
+    """The tag has no image, or it is not ours to see, or the policy refuses it; the container stays as it is."""
 
     trigger: Trigger
+    why: str
 
 
 Decision = Roll | Acknowledge | Hold | Unresolved
@@ -494,7 +497,12 @@ def plan_rollout(workload: Workload, resolve: Callable[[Istag], TagImage | None]
         if trigger.is_paused:
             continue
         image = resolve(trigger.istag)
-        decision = Unresolved(trigger) if image is None else _decide(workload, trigger, image, record, rules)
+        if image is None:
+            decision: Decision | None = Unresolved(trigger, "has no image, or this namespace may not pull it")
+        elif refused := _refused(image, rules.policy):
+            decision = Unresolved(trigger, refused)
+        else:
+            decision = _decide(workload, trigger, image, record, rules)
         if decision is not None:
             decisions.append(decision)
     return RolloutPlan(tuple(decisions), problems)
@@ -516,6 +524,12 @@ def _decide(
     if rules.drift is Drift.ENFORCE:
         return Roll(trigger, image, "drift enforced")
     return Hold(trigger, image, (container.writers and container.writers[0].manager) or "somebody unknown")
+
+
+def _refused(image: TagImage, policy: Policy) -> str | None:
+    """Why the policy refuses the image, which was parsed and imported when it may have been another."""
+    transport = transport_for(policy, ImageReference.parse(image.pull_spec), insecure=True)
+    return f"has {image.pull_spec}: {transport.message}" if isinstance(transport, Refused) else None
 
 
 def _is_same_image(current: str, wanted: TagImage) -> bool:
@@ -637,6 +651,7 @@ def release_patch_of(workload: Workload) -> bytes | None:
         _test("/metadata/uid", workload.uid),
         _test(f"{path}/manager", FIELD_MANAGER),
         _test(f"{path}/operation", "Update"),
+        _test(f"{path}/subresource", None),
     ]
     return msgspec.json.encode([*tests, {"op": "remove", "path": path}])
 

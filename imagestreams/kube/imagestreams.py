@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from imagestreams.core.stream import ImageStream, Status, decode, decode_list, encode_status_patch
-from imagestreams.kube.cluster import MERGE_PATCH, Cluster
+from imagestreams.kube.cluster import MERGE_PATCH, ApiError, Cluster, api_path
 from imagestreams.kube.watch import OnChange, Page, Reflector
+
+
+class ObjectTooLarge(Exception):
+    """The stream with this status is larger than the API server, or etcd behind it, takes (about 1.5 MiB)."""
+
+
+# No status code of its own: etcd's limits come as 500, the API server's as 413, with these words.
+_TOO_LARGE = ("request is too large", "larger than max", "entity too large", "exceeds max")
 
 
 class ImageStreams:
@@ -17,7 +25,7 @@ class ImageStreams:
         """Watches all streams of the cluster."""
         return Reflector(
             self._cluster,
-            f"/apis/{self._group}/v1/imagestreams",
+            api_path(f"{self._group}/v1", "imagestreams"),
             decode_list=_page,
             decode_object=decode,
             key=lambda stream: stream.key,
@@ -26,14 +34,22 @@ class ImageStreams:
         )
 
     async def write_status(self, stream: ImageStream, status: Status) -> ImageStream:
-        """Make `status` the stream's, if it is still as it was read; raises `Conflict` otherwise, and `NotFound` when
-        it is gone.
+        """Make `status` the stream's, if it is still as it was read.
+
+        Raises:
+            Conflict: it is not.
+            NotFound: it is gone.
+            ObjectTooLarge: it would not fit.
         """
-        path = (
-            f"/apis/{self._group}/v1/namespaces/{stream.metadata.namespace}/imagestreams/{stream.metadata.name}/status"
-        )
+        meta = stream.metadata
+        path = api_path(f"{self._group}/v1", "imagestreams", meta.namespace, meta.name, "status")
         body = encode_status_patch(stream, status)
-        return decode(await self._cluster.patch(path, body, MERGE_PATCH))
+        try:
+            return decode(await self._cluster.patch(path, body, MERGE_PATCH))
+        except ApiError as error:
+            if error.status == 413 or any(words in error.message.lower() for words in _TOO_LARGE):
+                raise ObjectTooLarge(error.message) from error
+            raise
 
 
 def _page(body: bytes) -> Page[ImageStream]:

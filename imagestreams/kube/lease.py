@@ -194,9 +194,26 @@ class Leadership:
             },
         }
         sent = self._clock()
-        self._take_in(await self._request("POST", self._collection, _encode(lease)))
+        try:
+            created = await self._request("POST", self._collection, _encode(lease))
+        except NotFound:
+            await self._create_namespace()
+            return False
+        self._take_in(created)
         self._renewed_at = sent
         return True
+
+    async def _create_namespace(self) -> None:
+        """A controller that somebody runs from a machine of theirs may be the first to need it."""
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self._namespace}}
+        try:
+            await self._cluster.post(api_path("v1", "namespaces"), _encode(namespace))
+        except AlreadyExists:
+            return
+        except ApiError as error:
+            message = f"the namespace {self._namespace} of the Lease does not exist: {error.message}"
+            raise ApiError(message, status=error.status, reason=error.reason) from error
+        log.info("namespace created", namespace=self._namespace)
 
     async def _hold(self, work: Work) -> None:
         """Do the work and renew; when the lease cannot be kept, end the work first."""
@@ -311,6 +328,11 @@ class Leadership:
                 f"not to {self._install!r}; two installations must not manage the same streams. "
                 "If the other one is gone, delete the Lease"
             )
+
+    @property
+    def problem(self) -> str | None:
+        """Why the lease cannot be asked for or kept, for people; None while it can."""
+        return f"the Lease {self._namespace}/{self._name}: {self._trouble}" if self._trouble else None
 
     def _say(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:

@@ -240,6 +240,8 @@ class Reflector(Generic[T]):
         self._open = False
         self._lived = 0.0  # seconds that the last watch was open
         self._failures = 0  # watches and lists without success in a row
+        self._relist_asked = asyncio.Event()
+        self._relisted: list[asyncio.Future[None]] = []  # who waits for a list that began after they asked
 
     @property
     def live(self) -> bool:
@@ -250,15 +252,27 @@ class Reflector(Generic[T]):
         """Take in the API server's answer to our own write, so that it can be read before the watch brings it."""
         return self.store.adopt(item)
 
+    async def relist(self) -> None:
+        """List anew; returns when the store has all that was written before this was called, however far a watch lags
+        behind.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._relisted.append(done)
+        self._relist_asked.set()
+        await done
+
     async def run(self) -> None:
         """List and watch until cancelled."""
         while True:
             wait: float | None = None
             self._lived = 0.0
+            if self._relist_asked.is_set():
+                self._relist_asked.clear()
+                self._position = ""
             try:
                 if not self._position:
-                    await self._list()
-                await self._watch()
+                    await self._list_for_all()
+                await self._unless_relist(self._watch())
             except Gone:
                 self._position = ""  # nothing is wrong: we were away for too long
             except ApiError as error:
@@ -268,7 +282,31 @@ class Reflector(Generic[T]):
             if self._failures and self._failures % _FAILURES_BEFORE_LIST == 0:
                 # A server restored from a backup knows nothing of our position, and need not say so.
                 self._position = ""
-            await self._sleep(self._delay(wait))
+            await self._unless_relist(self._sleep(self._delay(wait)))
+
+    async def _unless_relist(self, doing: Awaitable[object]) -> None:
+        """Do it, or give it up when somebody asks for a list."""
+        task, asked = asyncio.ensure_future(doing), asyncio.ensure_future(self._relist_asked.wait())
+        try:
+            await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (task, asked):
+                each.cancel()
+            await asyncio.wait((task, asked))
+        if not task.cancelled():
+            task.result()
+
+    async def _list_for_all(self) -> None:
+        """List, and tell those who asked before it began."""
+        waiting, self._relisted = self._relisted, []
+        try:
+            await self._list()
+        except BaseException:
+            self._relisted = waiting + self._relisted
+            raise
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
 
     def _failed(self, error: ApiError) -> None:
         # What is temporary leaves our position good; anything else may have taken it away.

@@ -21,7 +21,7 @@ from imagestreams.core.trigger import (
     decode_workload,
     has_triggers,
 )
-from imagestreams.kube.cluster import JSON_PATCH, Cluster, Invalid, NotFound
+from imagestreams.kube.cluster import JSON_PATCH, Cluster, NotFound, api_path
 from imagestreams.kube.watch import METADATA_ONLY, OnChange, Page, Reflector
 
 
@@ -88,7 +88,7 @@ class Workloads:
         """Watches the metadata of all objects of the kind."""
         return Reflector(
             self._cluster,
-            f"/apis/{kind.api_version}/{kind.resource}",
+            api_path(kind.api_version, kind.resource),
             decode_list=_page,
             decode_object=_decode,
             key=lambda workload: (workload.metadata.namespace, workload.metadata.name),
@@ -105,13 +105,16 @@ class Workloads:
             return None
 
     async def patch(self, workload: Workload, patch: bytes) -> Workload | None:
-        """Apply a JSON patch; None when a test in it failed or a policy refused it (422 for both), or the object is
-        gone.
+        """Apply a JSON patch; None when the object is gone.
+
+        Raises:
+            Invalid: a test in the patch failed, or the cluster refuses what it would make of the object (422 for both).
+            Forbidden: a policy or webhook refuses it.
         """
         path = _path(workload.kind, workload.key)
         try:
-            body = await self._cluster.patch(path, patch, JSON_PATCH, params={"fieldManager": FIELD_MANAGER})
-        except (Invalid, NotFound):
+            body = await self._cluster.patch(path, patch, JSON_PATCH, field_manager=FIELD_MANAGER)
+        except NotFound:
             return None
         return decode_workload(workload.kind, body)
 
@@ -137,7 +140,7 @@ class Workloads:
             },
         }
         body = await self._cluster.post(
-            "/apis/authorization.k8s.io/v1/subjectaccessreviews", msgspec.json.encode(review)
+            api_path("authorization.k8s.io/v1", "subjectaccessreviews"), msgspec.json.encode(review)
         )
         return _decode_review.decode(body).status.allowed
 
@@ -154,7 +157,7 @@ _decode_review = msgspec.json.Decoder(_Review)
 
 
 def _path(kind: WorkloadKind, key: ObjectKey) -> str:
-    return f"/apis/{kind.api_version}/namespaces/{key.namespace}/{kind.resource}/{key.name}"
+    return api_path(kind.api_version, kind.resource, key.namespace, key.name)
 
 
 def _decode(body: bytes) -> WorkloadObject:

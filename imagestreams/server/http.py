@@ -7,7 +7,7 @@ text format.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from aiohttp import web
 
@@ -15,20 +15,23 @@ from imagestreams import metrics
 
 Runner = web.AppRunner
 
-Check = Callable[[], str | None]
-"""None when all is well, else what is wrong, in words."""
 
+def application(checks: Iterable[str], problems: Callable[[], Mapping[str, str]]) -> web.Application:
+    """The routes.
 
-def application(checks: Mapping[str, Check]) -> web.Application:
-    """The routes; `checks` decide readiness, by name."""
+    Args:
+        checks: the names of what readiness consists of.
+        problems: what is wrong at the moment, in words, by check.
+    """
+    names = tuple(checks)
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        problems = {name: problem for name, check in checks.items() if (problem := check()) is not None}
-        lines = [f"[-] {name}: {problems[name]}" if name in problems else f"[+] {name}: ok" for name in checks]
-        return web.Response(text="\n".join(lines) + "\n", status=503 if problems else 200)
+        found = problems()
+        lines = [f"[-] {name}: {found[name]}" if name in found else f"[+] {name}: ok" for name in names]
+        return web.Response(text="\n".join(lines) + "\n", status=503 if found else 200)
 
     async def scrape(_: web.Request) -> web.Response:
         body, content_type = metrics.exposition()

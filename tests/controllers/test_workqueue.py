@@ -94,6 +94,18 @@ async def test_keys_are_worked_on_in_the_order_of_their_arrival():
         await idle(queue)
 
 
+async def test_a_key_for_later_comes_by_itself_or_before_if_it_is_added():
+    queue, reconciler = WorkQueue[str]("test"), Reconciler()
+    queue.add_later("soon", 0.01)
+    queue.add_later("late", 3600)
+    queue.add_later("late", 0.01)  # it has its time already
+    async with working(queue, reconciler):
+        assert await reconciler.reached(1) == [("soon", NONE)]
+        queue.add("late")
+        assert await reconciler.reached(2) == [("soon", NONE), ("late", NONE)]
+        await idle(queue)
+
+
 async def test_a_key_that_waits_is_worked_on_once_with_all_hints():
     queue, reconciler = WorkQueue[str]("test"), Reconciler()
     queue.add("a", hints("x"))

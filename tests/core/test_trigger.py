@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagestreams.core.policy import Policy
 from imagestreams.core.stream import Istag, MalformedObject, ObjectKey, TagImage
 from imagestreams.core.trigger import (
     DEPLOYMENT,
@@ -428,6 +429,15 @@ def _words(decision: Decision | None) -> str:
 
 
 ENFORCE = TriggerRules(drift=Drift.ENFORCE)
+
+
+def test_what_the_policy_refuses_by_now_is_not_rolled_out():
+    rules = TriggerRules(policy=Policy(hosts={}, blocked=("quay.io",)))
+    decision = decide(shop("app:1"), IMAGE_A, rules)
+    assert isinstance(decision, Unresolved)
+    assert "registry quay.io blocked" in decision.why
+    held = decide(shop(pinned("b"), "event-a"), IMAGE_A, rules)
+    assert isinstance(held, Unresolved), "what a hand set there is not held for an image that nobody may have"
 
 
 @pytest.mark.parametrize(

@@ -37,16 +37,19 @@ class Hold:
     """A request that will be held, once: the first that matches."""
 
     def __init__(
-        self, method: str, path: str, when: Literal["before", "after"], loop: asyncio.AbstractEventLoop
+        self, method: str, path: str, when: Literal["before", "after"], loop: asyncio.AbstractEventLoop, skip: int
     ) -> None:
         self.method, self.path, self.when = method, re.compile(path), when
-        self._loop = loop
+        self._loop, self._skip = loop, skip
         self._reached = threading.Event()
         self._released = asyncio.Event()
         self.is_taken = False
 
     def matches(self, request: web.Request) -> bool:
-        return not self.is_taken and request.method == self.method and bool(self.path.search(request.path))
+        if self.is_taken or request.method != self.method or not self.path.search(request.path):
+            return False
+        self._skip -= 1
+        return self._skip < 0
 
     async def pause(self) -> None:
         self._reached.set()
@@ -67,6 +70,8 @@ class ApiProxy:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._holds: list[Hold] = []
+        self._frozen: list[re.Pattern[str]] = []
+        self._over = asyncio.Event()
         self.requests: list[tuple[str, str]] = []  # method and path, watches included
         self._loop = asyncio.new_event_loop()
         self._started: Future[int] = Future()
@@ -81,14 +86,19 @@ class ApiProxy:
     def __exit__(self, *_: object) -> None:
         for hold in self._holds:
             hold.release()
+        self._loop.call_soon_threadsafe(self._over.set)
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
-    def hold(self, method: str, path: str, *, when: Literal["before", "after"]) -> Hold:
-        """Hold the next request of that method whose path matches the regular expression."""
-        hold = Hold(method, path, when, self._loop)
+    def hold(self, method: str, path: str, *, when: Literal["before", "after"], skip: int = 0) -> Hold:
+        """Hold a request of that method whose path matches the regular expression: the next, or one after `skip`."""
+        hold = Hold(method, path, when, self._loop, skip)
         self._holds.append(hold)
         return hold
+
+    def freeze(self, path: str) -> None:
+        """From now on watches of paths that match bring nothing more; they stay open."""
+        self._frozen.append(re.compile(path))
 
     def kubeconfig(self, original: Path) -> Path:
         """The kubeconfig, leading through this proxy."""
@@ -149,6 +159,8 @@ class ApiProxy:
             with contextlib.suppress(ConnectionError):
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
+                    if "watch" in request.query and any(frozen.search(request.path) for frozen in self._frozen):
+                        await self._over.wait()
                     await response.write(chunk)
                 await response.write_eof()
             return response

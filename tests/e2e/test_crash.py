@@ -7,9 +7,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dev.control_plane import ControlPlane
 from dev.controller import Controller
@@ -94,6 +96,52 @@ def test_killed_around_the_deployments_patch(world: World, proxy: ApiProxy, righ
     assert world.digests() == [digest]
 
 
+def test_killed_between_the_two_patches_of_a_deployment_that_was_applied_server_side(
+    world: World, proxy: ApiProxy, rights: Path, start: Start
+):
+    """The second gives up our ownership of the image; without it the user's next apply would be a conflict."""
+    digest = world.push("one")
+    held = proxy.hold("PATCH", rf"/namespaces/{world.namespace}/deployments/web$", when="before", skip=1)
+    controller = start(proxy.kubeconfig(rights))
+    world.apply(world.stream())
+    world.apply(deployment(), flags=("--server-side",))
+    held.wait()
+    controller.kill()
+    held.release()
+
+    start(proxy.kubeconfig(rights), name="successor")
+
+    def managers() -> list[str]:
+        found = world.kubectl("get", "deployment", "web", "-o", "yaml", "--show-managed-fields").stdout
+        return [entry["manager"] for entry in yaml.safe_load(found)["metadata"]["managedFields"]]
+
+    world.until(lambda: "imagestreams" not in managers())
+    assert world.images()["web"] == world.pull_spec(digest)
+    world.apply(deployment(replicas=2), flags=("--server-side",))
+
+
+def test_a_replica_whose_watch_lags_takes_over_and_rolls_nothing_back(
+    world: World, proxy: ApiProxy, rights: Path, start: Start
+):
+    first = world.push("one")
+    leader = start(rights, name="leader")
+    world.until(lambda: is_leading(leader))
+    world.apply(world.stream(scheduled=True), deployment())
+    world.until(lambda: world.images()["web"] == world.pull_spec(first))
+    standby = start(proxy.kubeconfig(rights), name="standby")
+    proxy.freeze("/imagestreams$")
+    second = world.push("two")
+    world.until(lambda: world.images()["web"] == world.pull_spec(second))
+    generation = world.get("deployments")["metadata"]["generation"]
+
+    leader.stop()
+
+    world.until(lambda: is_leading(standby))
+    third = world.push("three")  # found by the schedule, long after the first rounds
+    world.until(lambda: world.images()["web"] == world.pull_spec(third))
+    assert world.get("deployments")["metadata"]["generation"] == generation + 1
+
+
 def is_leading(controller: Controller) -> bool:
     return controller.metrics().get("imagestreams_leader") == 1
 
@@ -138,7 +186,13 @@ def test_sigterm_ends_it_soon_and_gives_the_lease_back(
     path = "/apis/coordination.k8s.io/v1/namespaces/imagestreams-system/leases/imagestreams"
     lease = control_plane.request("GET", path)
     assert not lease["spec"].get("holderIdentity")
-    assert lease["metadata"]["annotations"]["imagestreams.dev/watermark"]
+    began_at = datetime.fromisoformat(lease["metadata"]["annotations"]["imagestreams.dev/watermark"])
+
+    again = start(rights)  # a second life: what it gives back is its own, not what it was given
+    world.until(lambda: is_leading(again))
+    again.stop()
+    lease = control_plane.request("GET", path)
+    assert datetime.fromisoformat(lease["metadata"]["annotations"]["imagestreams.dev/watermark"]) > began_at
 
 
 def test_it_may_start_before_the_crds(world: World, control_plane: ControlPlane, start: Start):

@@ -99,9 +99,8 @@ def test_readme(shell, control_plane: ControlPlane, directory: Path):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
         elif command.startswith("imagestreams run"):
             words = command.removeprefix("imagestreams run").split()
-            controller = Controller(directory / "kubeconfig", directory, *words, "--lease-namespace=default")
-            with controller:
-                assert controller.is_ready()
+            with Controller(directory / "kubeconfig", directory, *words) as controller:
+                until(lambda: controller.metrics()["imagestreams_leader"] == 1)
         else:
             done = shell(command)
             assert done.returncode == 0, f"{command}\n{done.stderr}"

@@ -13,7 +13,7 @@ import pytest
 from imagestreams.kube import watch as watch_module
 from imagestreams.kube.cluster import Cluster, api_path
 from imagestreams.kube.watch import METADATA_ONLY, Page, Reflector, Store
-from tests.fakes.apiserver import FakeApiServer, Respond, disconnect, html, raw, status
+from tests.fakes.apiserver import FakeApiServer, Respond, disconnect, held, html, raw, status
 from tests.fakes.waiting import Naps, until
 
 if TYPE_CHECKING:
@@ -368,6 +368,34 @@ async def test_a_watch_that_fails_is_tried_ever_more_rarely(
         assert follows.reflector.problem is None
         assert follows.problems[-1:] == ([None] if named else [])
         assert len(follows.problems) < 20
+
+
+async def test_a_list_that_is_asked_for_does_not_wait_for_a_watch_that_lags(
+    api: FakeApiServer, cluster: Cluster
+) -> None:
+    put(api, "a")
+    frozen = asyncio.Event()
+    api.inject(held(frozen), verb="watch", times=1)
+    async with following(cluster) as follows:
+        await until(lambda: api.count("watch") == 1)
+        put(api, "b")
+        assert follows.names == {"a"}
+        await follows.reflector.relist()
+        assert follows.names == {"a", "b"}
+        put(api, "c")
+        await until(lambda: "c" in follows.names)
+        assert follows.problems == []
+    frozen.set()
+    assert api.count("list") == 2
+
+
+async def test_a_list_that_is_asked_for_ends_a_nap(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "a")
+    async with following(cluster, Naps(0)) as follows:
+        api.inject(html(502), verb="watch")
+        await until(lambda: follows.naps.naps)
+        await follows.reflector.relist()
+        assert follows.names == {"a"}
 
 
 async def test_a_temporary_failure_needs_no_list(api: FakeApiServer, cluster: Cluster) -> None:
