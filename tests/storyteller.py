@@ -37,8 +37,9 @@ from typing import Any, Self
 
 from dev.images import image, index
 from imagestreams.app import Controller
+from imagestreams.core.duration import parse_duration
 from imagestreams.kube.cluster import Cluster
-from imagestreams.settings import load, parse_duration
+from imagestreams.settings import load
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.registry import FakeRegistry, errors_body
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagestreams import settings as module
+from imagestreams.core.duration import parse_duration, show_duration
 from imagestreams.core.lookup import ImportMode
 from imagestreams.core.manifest import Platform
 from imagestreams.core.policy import HostRule, Policy
@@ -20,10 +21,8 @@ from imagestreams.settings import (
     InvalidSettings,
     Settings,
     load,
-    parse_duration,
     parse_size,
     show,
-    show_duration,
     show_size,
 )
 

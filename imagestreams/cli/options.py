@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from imagestreams.settings import parse_duration
+from imagestreams.core.duration import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,13 +16,13 @@ generation, transient failures are retried, one bad tag never holds up its sibli
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from imagestreams.core import stream as api
+from imagestreams.core.duration import parse_duration, show_duration
 from imagestreams.core.keychain import Entry, candidates
 from imagestreams.core.lookup import Answer, Deferred, Failed, ImportMode, Lookup, Resolved, Served, Source, Ticket
 from imagestreams.core.manifest import Platform
@@ -213,21 +213,31 @@ def _open_forget(stream: ImageStream) -> Request | None:
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
-_YEAR = 365 * 24 * 3600  # seconds: beyond it an interval is the same as none, and too much of it is no time at all
+_LONGEST = timedelta(days=365)  # beyond it an interval is the same as none, and too much of it is no time at all
 
 
 def interval_of(stream: ImageStream, rules: ImportRules) -> timedelta:
-    """The stream's own polling interval (annotation, e.g. "1h30m"), not below the floor; the installation's where none
-    or none readable is set.
+    """The stream's own polling interval (annotation), not below the floor; the installation's where none is set, or
+    none that can be read.
     """
-    text = stream.annotations.interval
-    found = _DURATION.fullmatch(text) if text and len(text) < 20 else None
-    if not found or not text:
+    try:
+        wanted = parse_duration(stream.annotations.interval or "")
+    except ValueError:
         return rules.interval
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    wanted = timedelta(seconds=min(hours * 3600 + minutes * 60 + seconds, _YEAR))
-    return max(wanted, rules.min_interval)
+    return min(max(wanted, rules.min_interval), max(_LONGEST, rules.min_interval))
+
+
+def _interval_problem(stream: ImageStream, rules: ImportRules) -> str:
+    """What is to be said of the annotation, or nothing."""
+    text = stream.annotations.interval
+    if text is None:
+        return ""
+    used = show_duration(interval_of(stream, rules))
+    try:
+        is_short = parse_duration(text) < rules.min_interval
+    except ValueError as error:
+        return f"; the annotation {api.INTERVAL_ANNOTATION} {quoted(text)} {error}; {used} is used"
+    return f"; the annotation {api.INTERVAL_ANNOTATION} is below the floor; {used} is used" if is_short else ""
 
 
 def slot_begin(now: datetime, repository: str, interval: timedelta) -> int:
@@ -831,6 +841,7 @@ class _Merge:
 
     def _conditions(self, tags: tuple[api.StatusTag, ...]) -> tuple[api.Condition, ...]:
         status, reason, message = self._readiness({tag.tag: tag for tag in tags})
+        message += _interval_problem(self._stream, self._rules)
         before = self._old.ready
         generation = self._stream.metadata.generation
         since = before.last_transition_time if before and before.status == status else self._now

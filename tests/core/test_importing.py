@@ -280,18 +280,36 @@ def test_a_request_names_its_tags_or_all():
         pytest.param("15", INTERVAL, id="no unit"),
         pytest.param("1d", INTERVAL, id="no such unit"),
         pytest.param("-5m", INTERVAL, id="negative"),
-        pytest.param("1.5h", INTERVAL, id="a fraction"),
+        pytest.param("1.5h", timedelta(minutes=90), id="a fraction"),
         pytest.param(" 5m", INTERVAL, id="a space"),
         pytest.param("5m\n", INTERVAL, id="a line break"),
         pytest.param("٥m", INTERVAL, id="digits of another script"),
         pytest.param("30s1h", INTERVAL, id="wrong order"),
         pytest.param("9999999999999999999m", INTERVAL, id="too long"),
-        pytest.param("999999999999999999m", timedelta(days=365), id="too much of it"),
+        pytest.param("999999999999999999m", INTERVAL, id="more than time can be"),
         pytest.param("99999999h", timedelta(days=365), id="too many hours"),
     ],
 )
 def test_interval_of(text: str | None, interval: timedelta):
     assert interval_of(stream(interval=text), RULES) == interval
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("1h", "", id="good"),
+        pytest.param("daily", '"daily" is no duration; write a number with a unit', id="nonsense"),
+        pytest.param("1s", "is below the floor; 1m is used", id="too short"),
+    ],
+)
+def test_an_interval_that_is_not_taken_is_said_in_ready(text: str, words: str):
+    update = merge_status(stream(interval=text), (), {}, now=NOW, rules=RULES)
+    status = update.stream.status
+    assert status is not None
+    assert status.ready is not None
+    message = status.ready.message
+    assert words in message
+    assert ("annotation" in message) is bool(words)
 
 
 @given(st.text(alphabet="0123456789hms.- ", max_size=25))
