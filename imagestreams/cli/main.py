@@ -32,7 +32,26 @@ _COMMANDS = {
 }
 
 
+# Kubectl's flags with a value, which it takes before the command as well.
+_MAY_COME_FIRST = frozenset(
+    {
+        "-n",
+        "--namespace",
+        "--context",
+        "--kubeconfig",
+        "--cluster",
+        "--user",
+        "--as",
+        "--as-group",
+        "--request-timeout",
+    }
+)
+
+
 class _Group(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _command_first(args))
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return sorted(_COMMANDS)
 
@@ -47,6 +66,17 @@ class _Group(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, lazy.words) for name, lazy in sorted(_COMMANDS.items())])
+
+
+def _command_first(args: Sequence[str]) -> list[str]:
+    """`-n shop import-image web` as `import-image -n shop web`."""
+    flags, rest = list[str](), list(args)
+    while rest and rest[0].partition("=")[0] in _MAY_COME_FIRST:
+        has_value = "=" in rest[0]
+        flags.append(rest.pop(0))
+        if rest and not has_value:
+            flags.append(rest.pop(0))
+    return [*rest[:1], *flags, *rest[1:]]
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

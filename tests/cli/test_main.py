@@ -133,6 +133,21 @@ def test_the_reader_of_the_output_is_gone():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (["import-image", "web", "-n", "shop"], ["import-image", "web", "-n", "shop"]),
+        (["-n", "shop", "import-image", "web"], ["import-image", "-n", "shop", "web"]),
+        (["--context=c", "--as", "me", "import-image", "web"], ["import-image", "--context=c", "--as", "me", "web"]),
+        (["--version"], ["--version"]),
+        (["-n"], ["-n"]),
+        ([], []),
+    ],
+)
+def test_kubectls_flags_may_come_before_the_command(typed: list[str], read: list[str]):
+    assert module._command_first(typed) == read
+
+
 # ---- how it starts ----
 
 
