@@ -15,6 +15,8 @@ import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from urllib.parse import urlsplit
 
 import structlog
 import uvloop
@@ -121,7 +123,7 @@ class Controller:
         self._credentials = NamespaceCredentials(
             cluster, on_malformed=self._malformed_secret, on_change=self._secrets_changed
         )
-        self._policy = policy_of(settings)
+        self._policy = policy_of(settings, api_server=cluster.url)
         self._rules = import_rules_of(settings, self._policy)
         expected = (ApiError, Changed, ObjectTooLarge, Refused)
         self._stream_queue: WorkQueue[ObjectKey] = WorkQueue("imagestream", expected=expected)
@@ -405,7 +407,10 @@ def _object_key(key: tuple[str, str]) -> ObjectKey:
 # --- settings as the words of each part ---
 
 
-def policy_of(settings: Settings) -> Policy:
+def policy_of(settings: Settings, *, api_server: str) -> Policy:
+    """The rules for registries. The API server (a URL) is no registry: where it is named by address, as it is in a pod,
+    no image reference leads there.
+    """
     hosts = {
         *settings.registry_endpoint,
         *settings.insecure_registry,
@@ -425,8 +430,15 @@ def policy_of(settings: Settings) -> Policy:
         allowed=settings.allowed_registry,
         blocked=settings.blocked_registry,
         strict=settings.strict_addresses,
-        refused_networks=settings.refused_network,
+        refused_networks=(*settings.refused_network, *_network_of(api_server)),
     )
+
+
+def _network_of(url: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return (ip_network(urlsplit(url).hostname or ""),)
+    except ValueError:
+        return ()
 
 
 def import_rules_of(settings: Settings, policy: Policy) -> ImportRules:

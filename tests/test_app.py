@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from imagestreams.app import CannotListen, Controller, GroupTaken
+from imagestreams.app import CannotListen, Controller, GroupTaken, policy_of
+from imagestreams.core.policy import refuse_address
 from imagestreams.kube.cluster import Cluster
 from imagestreams.settings import load
 from tests.fakes.apiserver import FakeApiServer, hang
@@ -51,6 +53,20 @@ async def test_a_group_of_another_api_server_is_left_alone(tmp_path: Path):
         with pytest.raises(GroupTaken, match=r"imagestreams\.dev"):
             await run(api, tmp_path)
         assert api.count("patch") == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "refused"),
+    [
+        pytest.param("https://10.96.0.1:443", True, id="by address, as in a pod"),
+        pytest.param("https://[fd00::1]:6443", False, id="another address"),
+        pytest.param("https://kubernetes.example.com", False, id="by name"),
+    ],
+)
+def test_the_api_server_is_no_registry(url: str, refused: bool):
+    policy = policy_of(load({}, {}, lambda path: Path(path).read_text()), api_server=url)
+    assert bool(refuse_address(ip_address("10.96.0.1"), policy)) is refused
+    assert refuse_address(ip_address("10.96.0.2"), policy) is None, "its neighbours may be registries"
 
 
 async def test_an_api_server_that_hangs_ends_readiness(tmp_path: Path):
