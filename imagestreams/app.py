@@ -134,6 +134,7 @@ class Controller:
         self._is_our_group = asyncio.Event()
         self._unplanned: set[ObjectKey] = set()  # streams that were not reconciled since the lease was won
         self._watermark: datetime | None = None
+        self._publishing: ObjectKey | None = None
         self._leading_since = clock()
         self._importer: Importer | None = None
         self._triggers: TriggerReconciler | None = None
@@ -210,6 +211,7 @@ class Controller:
 
     async def _work(self, watermark: datetime | None) -> None:
         """What is done while the lease is held; cancelled when it is lost or the process ends."""
+        self._watermark = watermark
         await self._is_our_group.wait()
         for reflector in self._watched.values():
             await reflector.store.synced.wait()
@@ -217,7 +219,7 @@ class Controller:
         # them; from here on we are the only writer, and keep what we write.
         await self._streams.relist()
         self._leading_since = self._clock()
-        self._watermark, self._unplanned = watermark, set(map(_object_key, self._streams.store))
+        self._unplanned = set(map(_object_key, self._streams.store))
         client = RegistryClient(
             Reach.of(self._policy),
             clock=self._clock,
@@ -312,7 +314,8 @@ class Controller:
         if self._importer is None or self._triggers is None:
             return
         stream = ObjectKey(*key)
-        self._stream_queue.add(stream)
+        if stream != self._publishing:
+            self._stream_queue.add(stream)
         if new is not None and (old is None or old.status != new.status or old.spec != new.spec):
             for follower in self._triggers.followers(stream):
                 self._workload_queue.add(follower)
@@ -350,7 +353,9 @@ class Controller:
 
     async def _publish(self, stream: ImageStream, status: Status) -> ImageStream:
         written = await self._api.write_status(stream, status)
+        self._publishing = stream.key  # followers must hear of it now; the stream's own round goes on by itself
         self._streams.adopt(written)
+        self._publishing = None
         return written
 
     def _announce_stream(self, stream: ImageStream, transition: Transition) -> None:
