@@ -585,9 +585,9 @@ async def test_a_deployments_status_is_apart(api: Api) -> None:
     assert changed["metadata"]["generation"] == 2
 
 
-async def test_forbidden_says_which_right_is_missing(request: pytest.FixtureRequest, api: Api, tmp_path: Path) -> None:
-    if "fake" in request.node.callspec.id:
-        pytest.skip("the fake one refuses only what a test injects")
+# The fake one refuses only what a test injects.
+@pytest.mark.parametrize("api", [pytest.param("real", marks=pytest.mark.cluster)], indirect=True)
+async def test_forbidden_says_which_right_is_missing(request: pytest.FixtureRequest, api: Api) -> None:
     plane: ControlPlane = request.getfixturevalue("control_plane")
     await api.create("nobody", "serviceaccounts")
     kubeconfig = plane.service_account_kubeconfig(api.namespace, "nobody")

@@ -110,11 +110,8 @@ class ApiProxy:
         return path
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # at its end cancels what is still held
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         tls = ssl.create_default_context(cafile=str(self._plane.ca_file))
