@@ -149,8 +149,8 @@ def _show(stage: Stage) -> None:
     tags = [("TAG", "DIGEST", "SINCE", "")]
     for tag in stage.get("imagestreams", "web")["status"]["tags"]:
         for position, item in enumerate(tag["items"]):
-            tags.append((tag["tag"], item["image"][:19], item["created"], "before" if position else "now"))
-    deployments = [("DEPLOYMENT", "IMAGE"), ("web", stage.deployed()[:49])]
+            tags.append((tag["tag"], item["image"][:19] + "...", item["created"], "before" if position else "now"))
+    deployments = [("DEPLOYMENT", "IMAGE"), ("web", stage.deployed()[:49] + "...")]
     _say(f"{_indented(_table(tags))}\n\n{_indented(_table(deployments))}\n")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,12 @@ def test_readme(shell, control_plane: ControlPlane, directory: Path):
         else:
             done = shell(command)
             assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.cluster
+def test_the_demo_shows_a_rollout():
+    """A control plane and a registry of its own; the exit code says whether every step happened."""
+    done = subprocess.run([sys.executable, "-m", "dev.demo"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"In the status after \d+\.\d s", done.stdout)
+    assert 'imagestreams_rollouts_total{kind="Deployment",result="applied"}   2' in done.stdout
