@@ -116,7 +116,9 @@ def api_path(group_version: str, resource: str, namespace: str = "", name: str =
     return "/" + "/".join(parts)
 
 
-class _ListMetadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class ListMetadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """What a page says of itself; `continue_` is empty on the last."""
+
     resource_version: str = ""
     continue_: str = msgspec.field(name="continue", default="")
 
@@ -124,7 +126,7 @@ class _ListMetadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 class RawPage(msgspec.Struct, frozen=True):
     """One page of a list, its objects not decoded."""
 
-    metadata: _ListMetadata
+    metadata: ListMetadata
     items: list[msgspec.Raw] | None = None  # Go may write an empty list as null
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from imagestreams.core.keychain import DOCKER_CFG, DOCKER_CONFIG_JSON, Entry, MalformedSecret, parse_secret
-from imagestreams.kube.cluster import api_path
+from imagestreams.kube.cluster import ListMetadata, api_path
 from imagestreams.kube.errors import decoded
 from imagestreams.kube.watch import METADATA_ONLY, Page, Reflector
 
@@ -62,13 +62,8 @@ class _Watched(msgspec.Struct, frozen=True, gc=False):
     metadata: _Metadata
 
 
-class _ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
-    resource_version: str = ""
-    continue_: str = msgspec.field(name="continue", default="")
-
-
 class _WatchedList(msgspec.Struct, frozen=True):
-    metadata: _ListMetadata
+    metadata: ListMetadata
     items: tuple[_Watched, ...] | None = None
 
 

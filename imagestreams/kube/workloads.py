@@ -21,7 +21,7 @@ from imagestreams.core.trigger import (
     decode_workload,
     has_triggers,
 )
-from imagestreams.kube.cluster import JSON_PATCH, Cluster, NotFound, api_path
+from imagestreams.kube.cluster import JSON_PATCH, Cluster, ListMetadata, NotFound, api_path
 from imagestreams.kube.watch import METADATA_ONLY, OnChange, Page, Reflector
 
 
@@ -62,13 +62,8 @@ class WorkloadObject(msgspec.Struct, frozen=True, gc=False):
     metadata: WorkloadMetadata
 
 
-class _ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
-    resource_version: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-
-
 class _List(msgspec.Struct, frozen=True):
-    metadata: _ListMetadata
+    metadata: ListMetadata
     items: tuple[WorkloadObject, ...] = ()
 
 

@@ -52,7 +52,7 @@ def stream() -> dict[str, object]:
     ("called_as", "name"),
     [
         ("/usr/bin/imagestreams", "imagestreams"),
-        ("/root/bin/kubectl-imagestreams", "kubectl imagestreams"),
+        ("/opt/bin/kubectl-imagestreams", "kubectl imagestreams"),
         ("/srv/imagestreams/__main__.py", "imagestreams"),
     ],
 )

@@ -67,8 +67,8 @@ class Hold:
 class ApiProxy:
     """Plain HTTP on loopback, in a thread of its own; forwards to the control plane's API server."""
 
-    def __init__(self, plane: ControlPlane) -> None:
-        self._plane = plane
+    def __init__(self, plane: ControlPlane, port: int = 0) -> None:
+        self._plane, self.port = plane, port
         self._holds: list[Hold] = []
         self._frozen: list[re.Pattern[str]] = []
         self._over = asyncio.Event()
@@ -125,7 +125,7 @@ class ApiProxy:
             app.router.add_route("*", "/{path:.*}", forward)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", self.port)
             await site.start()
             self._started.set_result(runner.addresses[0][1])
             await self._stop.wait()

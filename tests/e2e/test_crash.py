@@ -15,6 +15,7 @@ import yaml
 
 from dev.control_plane import ControlPlane
 from dev.controller import Controller
+from dev.process import free_port
 from tests.e2e.conftest import World, deployment
 from tests.e2e.proxy import ApiProxy
 
@@ -193,6 +194,18 @@ def test_sigterm_ends_it_soon_and_gives_the_lease_back(
     again.stop()
     lease = control_plane.request("GET", path)
     assert datetime.fromisoformat(lease["metadata"]["annotations"]["imagestreams.dev/watermark"]) > began_at
+
+
+def test_it_may_start_before_the_api_server(world: World, control_plane: ControlPlane, rights: Path, start: Start):
+    proxy = ApiProxy(control_plane, free_port())  # nobody listens there yet
+    controller = start(proxy.kubeconfig(rights), name="early", wait=False)
+    world.until(lambda: "[-] api-server" in controller.readiness())
+    digest = world.push("one")
+    world.apply(world.stream())
+    with proxy:
+        world.until(lambda: world.digests() == [digest], seconds=40)
+        assert controller.is_ready()
+        controller.stop()
 
 
 def test_it_may_start_before_the_crds(world: World, control_plane: ControlPlane, start: Start):

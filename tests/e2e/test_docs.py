@@ -114,3 +114,14 @@ def test_the_demo_shows_a_rollout():
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"In the status after \d+\.\d s", done.stdout)
     assert 'imagestreams_rollouts_total{kind="Deployment",result="applied"}   2' in done.stdout
+
+
+@pytest.mark.cluster
+def test_the_demo_says_which_step_did_not_happen():
+    """Here the controller: it refuses to start with a setting that does not exist."""
+    environment = {**os.environ, "IMAGESTREAMS_INTERVALL": "1m"}
+    command = [sys.executable, "-m", "dev.demo"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "The demo failed: controller ended" in done.stdout
+    assert "IMAGESTREAMS_INTERVALL" in done.stdout
