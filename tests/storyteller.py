@@ -20,8 +20,9 @@ A story is a YAML document: `story` (its name), `settings` (of the controller) a
       events: [TagMoved]        reasons of Events, in any order
       requests: [HEAD acme/web:stable]    to registries, in any order
       writes: {imagestreams/status: 1}    to the API server, Events and Leases apart; {} is none
+      reads: {deployments: 1}   from the API server, watches and Leases apart
 
-The last three count what has happened since the last `expect`.
+The last four count what has happened since the last `expect`.
 """
 
 from __future__ import annotations
@@ -267,6 +268,9 @@ class Storyteller:
                 quiet = {"events", "leases", "subjectaccessreviews"}
                 writes = [each for each in self.api.requests if each.verb in {"create", "update", "patch", "delete"}]
                 return dict(Counter(each.resource for each in writes if each.resource not in quiet))
+            case "reads":
+                reads = [each for each in self.api.requests if each.verb in {"get", "list"}]
+                return dict(Counter(each.resource for each in reads if each.resource != "leases"))
         return {key: self._part(name, key) for key in wanted}
 
     def _part(self, name: str, key: str) -> Any:
