@@ -219,7 +219,7 @@ class Controller:
         # them; from here on we are the only writer, and keep what we write.
         await self._streams.relist()
         self._leading_since = self._clock()
-        self._unplanned = set(map(_object_key, self._streams.store))
+        self._unplanned = {ObjectKey(*key) for key in self._streams.store}
         client = RegistryClient(
             Reach.of(self._policy),
             clock=self._clock,
@@ -403,10 +403,6 @@ async def _cancelled(*tasks: asyncio.Task[None]) -> None:
     for task, result in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
         if isinstance(result, Exception):
             log.error("a task failed", task=task.get_name(), exc_info=result)
-
-
-def _object_key(key: tuple[str, str]) -> ObjectKey:
-    return ObjectKey(*key)
 
 
 # --- settings as the words of each part ---

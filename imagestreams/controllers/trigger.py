@@ -8,7 +8,7 @@ costs one request for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -116,8 +116,9 @@ class TriggerReconciler:
         if workload is None:
             self._forget(key)
             return
-        self._index(key, (trigger.istag.key for trigger in parse_triggers(workload).triggers if not trigger.is_paused))
-        allowed = await self._allowed(workload)
+        followed = frozenset(each.istag.key for each in parse_triggers(workload).triggers if not each.is_paused)
+        self._index(key, followed)
+        allowed = frozenset([stream for stream in followed if await self._may_pull(key.namespace, stream)])
         plan = plan_rollout(workload, lambda istag: self._resolve(istag) if istag.key in allowed else None, self._rules)
         self._tell(key, workload, plan)
         if any(
@@ -139,13 +140,9 @@ class TriggerReconciler:
             self._read[key] = (marks_of(workload), workload)
         return workload
 
-    async def _allowed(self, workload: Workload) -> frozenset[ObjectKey]:
-        """The streams whose tags the workload may have: those of its own namespace, and others where its namespace has
-        the right to pull.
-        """
-        streams = {trigger.istag.key for trigger in parse_triggers(workload).triggers}
-        own = workload.key.namespace
-        return frozenset([key for key in streams if key.namespace == own or await self._workloads.may_pull(own, key)])
+    async def _may_pull(self, consumer: str, stream: ObjectKey) -> bool:
+        """Whether workloads of the namespace may have the stream's tags; those of its own they always may."""
+        return stream.namespace == consumer or await self._workloads.may_pull(consumer, stream)
 
     def _resolve(self, istag: Istag) -> TagImage | None:
         stream = self._streams.get(istag.key)
@@ -265,8 +262,8 @@ class TriggerReconciler:
         else:
             self._told.pop(key, None)
 
-    def _index(self, key: WorkloadKey, streams: Iterable[ObjectKey]) -> None:
-        now, before = frozenset(streams), self._followed.get(key, frozenset())
+    def _index(self, key: WorkloadKey, now: frozenset[ObjectKey]) -> None:
+        before = self._followed.get(key, frozenset())
         for stream in before - now:
             self._followers[stream].discard(key)
             if not self._followers[stream]:
@@ -283,7 +280,7 @@ class TriggerReconciler:
 
     def _forget(self, key: WorkloadKey) -> None:
         self._note_holds(key, 0)
-        self._index(key, ())
+        self._index(key, frozenset())
         del self._followed[key]
         self._read.pop(key, None)
         self._told.pop(key, None)

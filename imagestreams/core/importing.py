@@ -185,9 +185,7 @@ def parse_request(value: str | None) -> Request | None:
 
 def open_refresh(stream: ImageStream) -> Request | None:
     """The refresh request that is not handled yet."""
-    handled = stream.status.handled.refresh if stream.status and stream.status.handled else None
-    request = parse_request(stream.annotations.refresh)
-    return request if request and request.value != handled else None
+    return _open(stream.annotations.refresh, _handled(stream).refresh)
 
 
 def _asked_for(request: Request | None, wishes: Mapping[str, Wish | None]) -> frozenset[str]:
@@ -205,9 +203,17 @@ def _asked_for(request: Request | None, wishes: Mapping[str, Wish | None]) -> fr
 
 
 def _open_forget(stream: ImageStream) -> Request | None:
-    handled = stream.status.handled.forget if stream.status and stream.status.handled else None
-    request = parse_request(stream.annotations.forget)
-    return request if request and request.tags and request.value != handled else None
+    request = _open(stream.annotations.forget, _handled(stream).forget)
+    return request if request and request.tags else None
+
+
+def _open(value: str | None, handled: str | None) -> Request | None:
+    request = parse_request(value)
+    return request if request and request.value != handled else None
+
+
+def _handled(stream: ImageStream) -> api.Handled:
+    return (stream.status and stream.status.handled) or api.Handled()
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -423,8 +429,7 @@ class _Question:
     @property
     def observed(self) -> api.Observed | None:
         """The last attempt, if it was made at the tag's present source."""
-        observed = self.recorded.observed if self.recorded else None
-        return observed if observed and observed.is_of(self.wish.source) else None
+        return self.recorded.observed_at(self.wish.source) if self.recorded else None
 
     def first_memory(
         self,
@@ -630,12 +635,9 @@ class _Merge:
     def take(self, answers: Iterable[Answer]) -> None:
         for answer in answers:
             tag, wish = answer.ticket.tag, self._wishes.get(answer.ticket.tag)
-            is_current = (
-                answer.ticket.uid == self._stream.metadata.uid
-                and isinstance(wish, AskRegistry)
-                and wish.source == answer.ticket.source
-            )
-            if not is_current or not isinstance(wish, AskRegistry):
+            if not isinstance(wish, AskRegistry) or wish.source != answer.ticket.source:
+                continue
+            if answer.ticket.uid != self._stream.metadata.uid:
                 continue
             memory = self.progress.get(tag) or TagProgress(wish.source)
             self.progress[tag] = memory.after(answer, self._rules)
@@ -700,7 +702,7 @@ class _Merge:
         """Whether an answer for the tag's present source, or for that of the tag that it follows, is still to come."""
         wish, recorded = self._wishes.get(tag), self._tags.get(tag)
         if isinstance(wish, AskRegistry):
-            return not (recorded and recorded.observed and recorded.observed.is_of(wish.source))
+            return recorded is None or recorded.observed_at(wish.source) is None
         return tag in self._awaited
 
     def _succeed(self, tag: str, source: Source, digest: str, pull_spec: str, image: str) -> None:
@@ -713,7 +715,7 @@ class _Merge:
             generation=self._stream.metadata.generation,
         )
         # That a spec has a new generation says nothing of a tag whose source is as it was: polling it writes nothing.
-        is_same = newest is not None and not _is_new(old, source) and _is_same(newest, event)
+        is_same = newest is not None and old.observed_at(source) is not None and _is_same(newest, event)
         items, moved = (old.items or (), False) if is_same else record_event(old.items or (), event)
         if moved:
             self.transitions.append(TagMoved(tag, newest.docker_image_reference if newest else "", pull_spec))
@@ -729,25 +731,19 @@ class _Merge:
     def _fail(self, tag: str, source: Source, reason: str, message: str) -> None:
         old = self._tags.get(tag) or api.StatusTag(tag=tag)
         before = old.outcome
-        if before is None or before.status != "False" or before.reason != reason or _is_new(old, source):
+        if before is None or before.status != "False" or before.reason != reason or old.observed_at(source) is None:
             self.transitions.append(TagFailed(tag, reason, message))
         self._tags[tag] = api.StatusTag(
             tag=tag,
             items=old.items,
             conditions=(self._condition(old, source, "False", reason, message),),
-            observed=self._observed(
-                old, source, (old.observed.digest or "") if old.observed and old.observed.is_of(source) else ""
-            ),
+            observed=old.observed_at(source) or self._observed(old, source, ""),
         )
 
     def _observed(self, old: api.StatusTag, source: Source, digest: str) -> api.Observed:
-        if old.observed and old.observed.is_of(source):
-            return (
-                old.observed
-                if (old.observed.digest or "") == digest
-                else api.Observed.of(source, generation=old.observed.generation, digest=digest)
-            )
-        return api.Observed.of(source, generation=self._stream.metadata.generation, digest=digest)
+        before = old.observed_at(source)
+        generation = before.generation if before else self._stream.metadata.generation
+        return api.Observed.of(source, generation=generation, digest=digest)
 
     def _condition(
         self, old: api.StatusTag, source: Source, status: str, reason: str, message: str | None
@@ -755,7 +751,7 @@ class _Merge:
         before = old.outcome
         if (
             before
-            and not _is_new(old, source)
+            and old.observed_at(source) is not None
             and (before.status, before.reason, before.message) == (status, reason, message)
         ):
             return before
@@ -776,8 +772,8 @@ class _Merge:
                 self._tags[name] for name in sorted(self._tags) if self._tags[name].items or self._tags[name].conditions
             )
         )
-        handled = self._old.handled or api.Handled()
-        handled = api.Handled(refresh=self._handled_refresh(), forget=self._forgotten or handled.forget)
+        forgotten = self._forgotten or _handled(self._stream).forget
+        handled = api.Handled(refresh=self._handled_refresh(), forget=forgotten)
         return api.Status(
             docker_image_repository=self._old.docker_image_repository,
             public_docker_image_repository=self._old.public_docker_image_repository,
@@ -792,7 +788,7 @@ class _Merge:
         """The present request, once every tag that it names and that can be asked for has its answer; else the one
         handled before.
         """
-        handled = self._old.handled.refresh if self._old.handled else None
+        handled = _handled(self._stream).refresh
         request = open_refresh(self._stream)
         if request is None:
             return handled
@@ -862,7 +858,7 @@ class _Merge:
         waiting: list[str] = []
         for name, wish in wishes.items():
             tag = tags.get(name)
-            if tag is None or not (tag.observed and tag.observed.is_of(wish.source)):
+            if tag is None or tag.observed_at(wish.source) is None:
                 waiting.append(name)
             elif tag.outcome is None or tag.outcome.status != "True":
                 failing.append(name)
@@ -939,11 +935,6 @@ def record_event(items: tuple[TagEvent, ...], event: TagEvent) -> tuple[tuple[Ta
 
 def _is_same(newest: TagEvent, event: TagEvent) -> bool:
     return (newest.docker_image_reference, newest.image or "") == (event.docker_image_reference, event.image or "")
-
-
-def _is_new(tag: api.StatusTag, source: Source) -> bool:
-    """Whether the tag was never tried at this source."""
-    return not (tag.observed and tag.observed.is_of(source))
 
 
 def _corrected(newest: TagEvent, event: TagEvent) -> TagEvent:

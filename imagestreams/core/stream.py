@@ -185,6 +185,10 @@ class StatusTag(_Wire, frozen=True):
     def newest(self) -> TagEvent | None:
         return self.items[0] if self.items else None
 
+    def observed_at(self, source: Source) -> Observed | None:
+        """The last attempt, if it was made at this source."""
+        return self.observed if self.observed and self.observed.is_of(source) else None
+
     @property
     def outcome(self) -> TagCondition | None:
         """The condition of the last attempt to import."""
@@ -292,7 +296,7 @@ class _ListMetadata(_Wire, frozen=True):
 
 class ImageStreamList(_Wire, frozen=True):
     metadata: _ListMetadata
-    items: tuple[ImageStream, ...] = ()
+    items: tuple[ImageStream, ...] | None = None  # Go writes an empty list as null
 
 
 class MalformedObject(ValueError):

@@ -477,10 +477,6 @@ class RolloutPlan:
     def writes(self) -> tuple[Roll | Acknowledge, ...]:
         return tuple(decision for decision in self.decisions if isinstance(decision, Roll | Acknowledge))
 
-    @property
-    def rolls(self) -> tuple[Roll, ...]:
-        return tuple(decision for decision in self.decisions if isinstance(decision, Roll))
-
 
 def plan_rollout(workload: Workload, resolve: Callable[[Istag], TagImage | None], rules: TriggerRules) -> RolloutPlan:
     """Compare a workload with the tags that it follows.

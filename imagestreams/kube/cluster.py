@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from imagestreams.kube.access import Endpoint
 
 __all__ = [
-    "APPLY_PATCH",
     "JSON",
     "JSON_PATCH",
     "MERGE_PATCH",
@@ -80,7 +79,6 @@ __all__ = [
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
-APPLY_PATCH: Final = "application/apply-patch+yaml"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 

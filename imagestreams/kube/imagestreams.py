@@ -54,4 +54,4 @@ class ImageStreams:
 
 def _page(body: bytes) -> Page[ImageStream]:
     listed = decode_list(body)
-    return Page(listed.items, listed.metadata.resource_version, listed.metadata.continue_)
+    return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)

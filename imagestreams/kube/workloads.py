@@ -4,6 +4,7 @@ right to pull.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -42,9 +43,7 @@ class WorkloadMetadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
     @property
     def marks(self) -> Marks:
-        labels = self.labels or {}
-        served = tuple(sorted((key, value) for key, value in labels.items() if key.startswith(SERVED_LABEL)))
-        return Marks(self.uid, self.generation, self.annotations or Annotated(), served)
+        return Marks(self.uid, self.generation, self.annotations or Annotated(), _served(self.labels))
 
 
 class Marks(NamedTuple):
@@ -64,7 +63,7 @@ class WorkloadObject(msgspec.Struct, frozen=True, gc=False):
 
 class _List(msgspec.Struct, frozen=True):
     metadata: ListMetadata
-    items: tuple[WorkloadObject, ...] = ()
+    items: tuple[WorkloadObject, ...] | None = None  # Go writes an empty list as null
 
 
 _decode_object = msgspec.json.Decoder(WorkloadObject)
@@ -167,12 +166,11 @@ def _page(body: bytes) -> Page[WorkloadObject]:
         listed = _decode_list.decode(body)
     except msgspec.DecodeError as error:
         raise MalformedObject(f"workload metadata: {error}") from error
-    return Page(listed.items, listed.metadata.resource_version, listed.metadata.continue_)
+    return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)
 
 
 def marks_of(workload: Workload) -> Marks:
     """The marks of an object that was fetched whole, equal to those of its metadata."""
-    labels = workload.labels or {}
     annotations = workload.annotations
     return Marks(
         workload.uid,
@@ -182,5 +180,9 @@ def marks_of(workload: Workload) -> Marks:
             follow=annotations.get(FOLLOW_ANNOTATION),
             rollouts=annotations.get(ROLLOUTS_ANNOTATION),
         ),
-        tuple(sorted((key, value) for key, value in labels.items() if key.startswith(SERVED_LABEL))),
+        _served(workload.labels),
     )
+
+
+def _served(labels: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((key, value) for key, value in (labels or {}).items() if key.startswith(SERVED_LABEL)))

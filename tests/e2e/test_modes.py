@@ -15,14 +15,9 @@ from tests.e2e.conftest import Cli, World, deployment
 from tests.waiting import until
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path
-
-
-def test_observe_writes_status_but_no_workload(world: World, rights: Path, flags: tuple[str, ...], directory: Path):
+def test_observe_writes_status_but_no_workload(world: World, rights: Path, flags: tuple[str, ...], tmp_path: Path):
     digest = world.push("one")
-    with Controller(rights, directory, *flags, "--observe") as controller:
+    with Controller(rights, tmp_path, *flags, "--observe") as controller:
         world.apply(world.stream(), deployment())
         world.until(lambda: world.events("ImageUpdateObserved"))
         [event] = world.events("ImageUpdateObserved")
@@ -33,10 +28,10 @@ def test_observe_writes_status_but_no_workload(world: World, rights: Path, flags
 
 
 def test_drift_enforce_sets_back_what_a_hand_changed(
-    world: World, rights: Path, flags: tuple[str, ...], directory: Path
+    world: World, rights: Path, flags: tuple[str, ...], tmp_path: Path
 ):
     digest = world.push("one")
-    with Controller(rights, directory, *flags, "--drift=enforce"):
+    with Controller(rights, tmp_path, *flags, "--drift=enforce"):
         world.apply(world.stream(), deployment())
         world.until(lambda: world.images()["web"] == world.pull_spec(digest))
         world.kubectl("set", "image", "deployment/web", "web=example/mine:1")
@@ -52,17 +47,17 @@ def other_group(control_plane: ControlPlane) -> Iterator[Path]:
     install(control_plane, kustomization=ROOT / "config" / "default")
 
 
-def test_the_other_group(world: World, other_group: Path, flags: tuple[str, ...], directory: Path):
+def test_the_other_group(world: World, other_group: Path, flags: tuple[str, ...], tmp_path: Path):
     digest = world.push("one")
     stream = {**world.stream(), "apiVersion": "imagestreams.dev/v1"}
-    with Controller(other_group, directory, *flags, "--api-group=imagestreams.dev"):
+    with Controller(other_group, tmp_path, *flags, "--api-group=imagestreams.dev"):
         world.kubectl("apply", "-f", "-", input=yaml.safe_dump(stream))
         world.apply(deployment())
         world.until(lambda: world.images()["web"] == world.pull_spec(digest))
         world.kubectl("wait", "--for=condition=Ready", "imagestreams.imagestreams.dev/web", "--timeout=5s")
 
 
-def test_it_refuses_to_start_where_another_api_server_has_the_group(control_plane: ControlPlane, directory: Path):
+def test_it_refuses_to_start_where_another_api_server_has_the_group(control_plane: ControlPlane, tmp_path: Path):
     """As on OpenShift, where image.openshift.io is aggregated; here the other group plays that part."""
     service = {
         "apiVersion": "apiregistration.k8s.io/v1",
@@ -78,7 +73,7 @@ def test_it_refuses_to_start_where_another_api_server_has_the_group(control_plan
         },
     }
     control_plane.kubectl("apply", "-f", "-", input=yaml.safe_dump(service))
-    controller = Controller(control_plane.kubeconfig, directory, "--api-group=imagestreams.dev")
+    controller = Controller(control_plane.kubeconfig, tmp_path, "--api-group=imagestreams.dev")
     try:
         controller.start(wait=False)
         until(lambda: not controller.server.running)
