@@ -2,7 +2,7 @@
 
 The import loop is `plan -> look up -> merge -> write`. This module holds the words that the steps pass to each other: a
 `Ticket` says which tag of which stream asks what; the lanes of `imagestreams.registry` turn it into an `Answer`, whose
-outcome is `Resolved`, `Failed` or `Deferred`, never a pair of optional values.
+outcome is what was asked for, `Failed` or `Deferred`, never a pair of optional values.
 """
 
 from __future__ import annotations
@@ -57,10 +57,13 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """One question to one registry. Equal lookups have equal answers and are asked once for all streams that wait.
+    """Which image a tag or digest is, asked at one place. Equal lookups have equal answers and are asked once for all
+    streams that wait.
 
-    `credentials` are the candidates in the order to try them; empty means anonymous. `known` lets an unchanged tag be
-    answered by one HEAD; without it the manifest is read at once.
+    `credentials` are the candidates in the order to try them; where the transport allows none, a refusal only names
+    them. `known` lets an unchanged tag be answered by one HEAD; without it the manifest is read at once. `recorded` is
+    the name under which the image is recorded if this place answers; None for that of `reference`. `fallback` is the
+    same question at the next place, asked when this one gives no image: mirrors come first, their source last.
     """
 
     reference: ImageReference
@@ -69,13 +72,61 @@ class Lookup:
     mode: ImportMode
     prefer: Platform | None = None
     known: Served | None = None
+    recorded: ImageReference | None = None
+    fallback: Lookup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which tags a repository has; the best `limit` of them, in the order of `core.selection`."""
+
+    reference: ImageReference
+    transport: Transport
+    credentials: tuple[Credential, ...]
+    limit: int
+    fallback: Listing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an Image object says of an image; `reference` is pinned by digest, and its name is the one recorded."""
+
+    reference: ImageReference
+    transport: Transport
+    credentials: tuple[Credential, ...]
+    fallback: Description | None = None
+
+
+Question = Lookup | Listing | Description
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The registry answered: the tag serves `served.digest`, and `served.image` is what is recorded."""
+    """The registry answered: the tag serves `served.digest`, and `served.image` is what is recorded, under the name of
+    `recorded`.
+    """
 
     served: Served
+    recorded: ImageReference
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The tags of a repository, best first.
+
+    `found` is how many the registry named; `is_complete` is False where it named more than we were ready to read.
+    """
+
+    tags: tuple[str, ...]
+    found: int
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An Image object as JSON, see `core.image`."""
+
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +151,15 @@ class Deferred:
     why: str
 
 
-Outcome = Resolved | Failed | Deferred
+Outcome = Resolved | Listed | Described | Failed | Deferred
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """One tag's wish to be looked up: for the stream with this uid, as its source was when the plan was made.
 
-    `request` is the refresh annotation that asked for it, or empty; `slot` the first second (Unix time) of the polling
-    slot that it serves, or 0.
+    `tag` is empty for the stream's repository, and a digest for an image to be described. `request` is the refresh
+    annotation that asked for it, or empty; `slot` the first second (Unix time) of the polling slot that it serves, or 0.
     """
 
     uid: str
@@ -116,7 +167,7 @@ class Ticket:
     source: Source
     request: str
     slot: int
-    lookup: Lookup
+    question: Question
 
 
 @dataclass(frozen=True, slots=True)
