@@ -24,8 +24,12 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, TypeVar
 
 from imagestreams.core.duration import parse_duration, show_duration
 
+# The command line uses this module's table and must start fast: what only a given value needs (policy, YAML) is
+# imported where it is read.
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from imagestreams.core.policy import Rate
 
 # The API group of every kind that we serve. `image.openshift.io` is what OpenShift manifests, `oc` and the triggers
 # annotation name; the other is for clusters where an operator takes the mere presence of the first for OpenShift.
@@ -38,6 +42,9 @@ Mode = Literal["PreserveOriginal", "Legacy"]
 Drift = Literal["respect", "enforce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
+PullSecrets = Literal["namespace", "linked"]
+Mirrors = tuple[tuple[str, str], ...]
+"""Source and mirror, in the order given; a source may come several times."""
 Network = IPv4Network | IPv6Network
 
 PREFIX: Final = "IMAGESTREAMS_"
@@ -58,13 +65,14 @@ class Kind(Generic[T]):
     """How a value is written.
 
     `parse` takes its one text or, where `many`, the items, and raises ValueError with the way out; `show` writes it
-    back.
+    back. What is `secret` may hold a password: no message repeats it, and `show` hides that part.
     """
 
     metavar: str
     parse: Callable[[Sequence[str]], T]
     show: Callable[[T], str]
     many: bool = False
+    secret: bool = False
 
 
 class HostPort(NamedTuple):
@@ -229,29 +237,98 @@ def _network(text: str) -> Network:
         ) from error
 
 
-def _items(kind: str, parse: Callable[[str], T]) -> Kind[tuple[T, ...]]:
+def _items(kind: str, parse: Callable[[str], T], *, skip_empty: bool = False) -> Kind[tuple[T, ...]]:
     def read(texts: Sequence[str]) -> tuple[T, ...]:
         found: dict[T, None] = {}
         for text in texts:
-            found[_naming(text.strip(), parse)] = None
+            if text.strip() or not skip_empty:
+                found[_naming(text.strip(), parse)] = None
         return tuple(found)
 
     return Kind(kind, read, lambda values: ",".join(map(str, values)), many=True)
 
 
-def _pairs(metavar: str, parse: Callable[[str], str]) -> Kind[Mapping[str, str]]:
-    def read(texts: Sequence[str]) -> Mapping[str, str]:
-        found: dict[str, str] = {}
+def _pairs(
+    metavar: str, parse: Callable[[str], T], show: Callable[[T], str] = str, *, secret: bool = False
+) -> Kind[Mapping[str, T]]:
+    def read(texts: Sequence[str]) -> Mapping[str, T]:
+        found: dict[str, T] = {}
         for text in texts:
-            name, equals, value = (part.strip() for part in text.partition("="))
-            if not equals:
-                raise ValueError(f'has "{_quotable(name)}", which lacks "="; write {metavar}')
-            host, taken = _naming(name, _registry_host), _naming(value, parse)
+            name, value = _pair(text, metavar, secret=secret)
+            host = _hiding("a host", name, _registry_host) if secret else _naming(name, _registry_host)
+            taken = _hiding(f"a value for {host}", value, parse) if secret else _naming(value, parse)
             if found.setdefault(host, taken) != taken:
                 raise ValueError(f'gives "{host}" twice, with different values; keep one')
         return MappingProxyType(found)
 
-    return Kind(metavar, read, lambda pairs: ",".join(f"{name}={value}" for name, value in pairs.items()), many=True)
+    def shown(pairs: Mapping[str, T]) -> str:
+        return ",".join(f"{name}={show(value)}" for name, value in pairs.items())
+
+    return Kind(metavar, read, shown, many=True, secret=secret)
+
+
+def _pair(text: str, metavar: str, *, secret: bool = False) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        item = "an item" if secret else f'"{_quotable(name)}"'
+        raise ValueError(f'has {item}, which lacks "="; write {metavar}')
+    return name, value
+
+
+def _hiding(what: str, text: str, parse: Callable[[str], T]) -> T:
+    """A part of a pair that is not to be repeated: a comma in a password makes its rest look like anything."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"has {what} which {error}") from None
+
+
+def _read_mirrors(texts: Sequence[str]) -> Mirrors:
+    from imagestreams.core.policy import Mirror, MirrorRule  # noqa: PLC0415
+
+    found: dict[tuple[str, str], None] = {}
+    for text in texts:
+        source, location = _pair(text, "SOURCE=MIRROR")
+        try:
+            mirror = Mirror(location)
+            found[MirrorRule(source, (mirror,)).source, mirror.location] = None
+        except ValueError as error:
+            raise ValueError(f'has "{_quotable(text)}", where {error}') from None
+    return tuple(found)
+
+
+def _rate(text: str) -> Rate:
+    from imagestreams.core.policy import parse_rate  # noqa: PLC0415
+
+    return parse_rate(text)
+
+
+def _proxy(text: str) -> str:
+    """A proxy's URL, or "none". As other programs read these variables, a URL may lack its scheme."""
+    from imagestreams.core.policy import DIRECT, is_proxy  # noqa: PLC0415
+
+    url = text if text in {"", DIRECT} or "://" in text else f"http://{text}"
+    if url not in {"", DIRECT} and not is_proxy(url):
+        raise ValueError(
+            "is no proxy; write http[s]://[user:password@]host[:port], with @ and comma in the password as %40 and "
+            "%2C, or none for direct connections"
+        )
+    return url
+
+
+def _own_proxy(text: str) -> str:
+    return _proxy(text) or "none"
+
+
+def _general_proxy(text: str) -> str:
+    url = _proxy(text)
+    return "" if url == "none" else url
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}***@{host}" if at else url
 
 
 def _naming(text: str, parse: Callable[[str], T]) -> T:
@@ -264,8 +341,8 @@ def _naming(text: str, parse: Callable[[str], T]) -> T:
 
 def _quotable(text: str) -> str:
     """A value as a message may show it: on one line, not endless, and without what may be a password."""
-    line = " ".join(text.split())
-    return re.sub(r".*@", "***@", line)[:200]
+    _, at, rest = " ".join(text.split()).rpartition("@")
+    return f"***@{rest}"[:200] if at else rest[:200]
 
 
 _NAMESPACE = _matching(
@@ -283,6 +360,25 @@ _MANAGER = _matching(
     r"[\x21-\x2b\x2d-\x7e]{1,128}",
     "is no field manager; write its name as `kubectl get -o yaml --show-managed-fields` shows it",
 )
+_NAMESPACES = _matching(
+    r"[a-z0-9*?](?:[a-z0-9*?-]{0,61}[a-z0-9*?])?",
+    "is no pattern of namespaces; write lower-case letters, digits and dashes, * and ? allowed",
+)
+
+
+def _prefix(text: str) -> str:
+    from imagestreams.core.keychain import InstallWide  # noqa: PLC0415
+
+    try:
+        (prefix,) = InstallWide(repositories=(text,)).repositories
+    except ValueError:
+        raise ValueError(
+            "is no prefix of repositories; write host[:port][/path] with the host, such as docker.io/acme"
+        ) from None
+    return prefix
+
+
+_EXEMPTED = _matching(r"[^\s,@]{1,255}", "is none; write a host, a .domain, host:port, an address or network, or *")
 _PLATFORM = _matching(
     r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9._]+)?",
     "is no platform; write os/architecture, such as linux/amd64 or linux/arm/v7",
@@ -291,6 +387,9 @@ _PLATFORM = _matching(
 _TEXT: Final[Kind[str]] = Kind("TEXT", _single(str), str)
 _FILE: Final[Kind[str]] = Kind("FILE", _single(str), str)
 _SWITCH: Final[Kind[bool]] = Kind("true|false", _single(_switch), lambda value: "true" if value else "false")
+_PROXY: Final[Kind[str]] = Kind("TEXT", _single(_general_proxy), _without_password, secret=True)
+_PULL_SECRETS: Final[Kind[PullSecrets]] = _choice("namespace", "linked")
+_RATES: Final[Kind[Mapping[str, Rate]]] = _pairs("HOST=N/UNIT", _rate)
 _GROUP: Final[Kind[Group]] = _choice("image.openshift.io", "imagestreams.dev")
 _MODE: Final[Kind[Mode]] = _choice("PreserveOriginal", "Legacy")
 _DRIFT: Final[Kind[Drift]] = _choice("respect", "enforce")
@@ -300,6 +399,7 @@ _HOSTS: Final = _items("HOST", _registry_host)
 _PATTERNS: Final = _items("PATTERN", _PATTERN)
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_RATES: Final[Mapping[str, Rate]] = MappingProxyType({})
 
 
 # ---- the table ----
@@ -308,13 +408,14 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 def _setting(kind: Kind[T], default: T, section: str, words: str, *, shown: str | None = None) -> T:
     """A row: `shown` is printed in place of a default that is only known at start."""
     row = {"kind": kind, "section": section, "help": words, "shown": shown if shown is not None else kind.show(default)}
-    return dataclasses.field(default_factory=lambda: default, metadata=row)
+    return dataclasses.field(default_factory=lambda: default, metadata=row, repr=not kind.secret)
 
 
 _CLUSTER = "Cluster"
 _WRITES = "What it writes"
 _WHEN = "When it looks"
 _REGISTRIES = "Registries"
+_CREDENTIALS = "Credentials"
 _STATUS = "Imports"
 _PROCESS = "Process"
 _LEASE = "Lease"
@@ -401,6 +502,31 @@ class Settings:
         "Size of a stream's status; beyond it the oldest history goes first. etcd takes 1.5Mi an object.",
     )
 
+    repository_tags: int = _setting(
+        _number(1, 20_000),
+        1000,
+        _STATUS,
+        "Tags that the import of a whole repository takes; the newest versions come first.",
+    )
+    flap_window: timedelta = _setting(
+        _duration("0", "24h"),
+        timedelta(hours=1),
+        _STATUS,
+        "Time in which a tag that returns to images it has left, again and again, keeps the newest; 0 follows at once.",
+    )
+    image_objects: bool = _setting(
+        _SWITCH, False, _STATUS, "Write an Image object for each image that a stream's status names."
+    )
+    image_object_budget: int = _setting(
+        _number(0, 100_000), 500, _STATUS, "Image objects that one namespace's streams may cause."
+    )
+    image_object_grace: timedelta = _setting(
+        _duration("1m", "8760h"),
+        timedelta(hours=24),
+        _STATUS,
+        "Time after which an Image object that no stream names any more is deleted.",
+    )
+
     lane_concurrency: int = _setting(_number(1, 128), 8, _REGISTRIES, "Look-ups at one registry at a time.")
     max_lanes: int = _setting(
         _number(1, 65536), 256, _REGISTRIES, "Registry hosts asked side by side; further hosts wait for a free place."
@@ -438,6 +564,67 @@ class Settings:
         _REGISTRIES,
         "PEM file with the certificate authorities to trust for HOST.",
     )
+    registry_proxy: Mapping[str, str] = _setting(
+        _pairs("HOST=URL|none", _own_proxy, _without_password, secret=True),
+        _NONE,
+        _REGISTRIES,
+        "Ask HOST through this HTTP proxy, or through none, whatever the three settings below say.",
+    )
+    http_proxy: str = _setting(_PROXY, "", _REGISTRIES, "Proxy for registries at http.", shown="$HTTP_PROXY")
+    https_proxy: str = _setting(_PROXY, "", _REGISTRIES, "Proxy for registries at https.", shown="$HTTPS_PROXY")
+    no_proxy: tuple[str, ...] = _setting(
+        _items("TEXT", _EXEMPTED, skip_empty=True),
+        (),
+        _REGISTRIES,
+        "Hosts that are asked directly: a host with all below it, .domain, host:port, an address or network, or *.",
+        shown="$NO_PROXY",
+    )
+    registry_rate: Mapping[str, Rate] = _setting(
+        _RATES,
+        _NO_RATES,
+        _REGISTRIES,
+        "Requests that HOST gets at most, e.g. quay.io=5/s; the unit is s, m, h or a duration.",
+        shown="docker.io=40/4s",
+    )
+    registry_pulls: Mapping[str, Rate] = _setting(
+        _RATES,
+        _NO_RATES,
+        _REGISTRIES,
+        "Manifests that are read of HOST at most, with each credential, e.g. registry.example=100/6h.",
+        shown="docker.io=100/6h, with a login 200/6h",
+    )
+    mirror: Mirrors = _setting(
+        Kind(
+            "SOURCE=MIRROR",
+            _read_mirrors,
+            lambda pairs: ",".join(f"{source}={location}" for source, location in pairs),
+            many=True,
+        ),
+        (),
+        _REGISTRIES,
+        "Ask MIRROR, host[:port][/path], first for images below SOURCE, a prefix of their names or *.host.",
+    )
+    registries_file: str = _setting(
+        _FILE, "", _REGISTRIES, "YAML file of hosts, mirrors, allowed and blocked; it is read again when it changes."
+    )
+    registries_configmap: str = _setting(
+        Kind("NAME", _single(lambda text: _OBJECT_NAME(text) if text else ""), str),
+        "imagestreams-registries",
+        _REGISTRIES,
+        "ConfigMap in the Lease's namespace with the same under registries.yaml; empty reads none.",
+    )
+    local_registry_hosting: bool = _setting(
+        _SWITCH,
+        True,
+        _REGISTRIES,
+        "Find a development cluster's registry at localhost by the ConfigMap kube-public/local-registry-hosting.",
+    )
+    mirror_sets: bool = _setting(
+        _SWITCH,
+        True,
+        _REGISTRIES,
+        "Use ImageDigestMirrorSets and ImageTagMirrorSets where the cluster has them.",
+    )
     allowed_registry: tuple[str, ...] = _setting(
         _PATTERNS, (), _REGISTRIES, "Only these may be asked.", shown="every registry"
     )
@@ -452,6 +639,26 @@ class Settings:
     )
     strict_addresses: bool = _setting(
         _SWITCH, False, _REGISTRIES, "Refuse all private addresses, unless the host is listed in a setting above."
+    )
+
+    pull_secrets: PullSecrets = _setting(
+        _PULL_SECRETS,
+        "namespace",
+        _CREDENTIALS,
+        "Use all pull secrets of a stream's namespace, or only those linked to its default service account or named by "
+        "the stream.",
+    )
+    install_secret: str = _setting(
+        Kind("NAME", _single(lambda text: _OBJECT_NAME(text) if text else ""), str),
+        "",
+        _CREDENTIALS,
+        "Pull secret in the Lease's namespace for those that the two settings below list, after their own.",
+    )
+    install_secret_namespace: tuple[str, ...] = _setting(
+        _items("NAMESPACE", _NAMESPACES), (), _CREDENTIALS, "Namespaces that it serves; * and ? allowed."
+    )
+    install_secret_repository: tuple[str, ...] = _setting(
+        _items("PREFIX", _prefix), (), _CREDENTIALS, "Repositories that it serves: host[:port][/path]."
     )
 
     http_address: HostPort = _setting(
@@ -530,7 +737,9 @@ TABLE: Final[tuple[Setting, ...]] = tuple(
 
 
 def show(settings: Settings) -> dict[str, str]:
-    """Every setting as it would be written, by name; `load` reads the same settings back from it. None is a secret."""
+    """Every setting as it would be written, by name; `load` reads the same settings back from it, except that passwords
+    of proxies are hidden.
+    """
     return {row.name: row.kind.show(getattr(settings, row.name)) for row in TABLE}
 
 
@@ -587,15 +796,17 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], read_file: Cal
     )
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
+    fallback = _from_usual_variables(environ)
     for row in TABLE:
-        given = next((source[row.name] for source in sources if row.name in source), None)
+        given = next((source[row.name] for source in (*sources, fallback) if row.name in source), None)
         if given is None:
             continue
         origins[row.name] = given.origin
         try:
             values[row.name] = row.kind.parse(given.texts)
         except ValueError as error:
-            problems.append(Problem(row.title, given.origin, _quotable(",".join(given.texts)), str(error)))
+            value = None if row.kind.secret else _quotable(",".join(given.texts))
+            problems.append(Problem(row.title, given.origin, value, str(error)))
     if "lease_namespace" not in origins and not values.get("kubeconfig") and not values.get("context"):
         values["lease_namespace"] = _pod_namespace(environ, read_file) or DEFAULT_LEASE_NAMESPACE
     if problems:
@@ -629,7 +840,7 @@ def _from_flags(flags: Mapping[str, object], problems: list[Problem]) -> dict[st
             continue
         row = rows.get(name)
         if row is None:
-            problems.append(Problem(name, "flags", str(value), f"is not known{_nearest(name, rows)}"))
+            problems.append(Problem(name, "flags", _quotable(str(value)), f"is not known{_nearest(name, rows)}"))
             continue
         many = value if isinstance(value, (tuple, list)) else (value,)
         given = [str(item).lower() if isinstance(item, bool) else str(item) for item in many]
@@ -661,6 +872,20 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> di
                     f"is no setting{_nearest(variable, rows)}; unset it, or correct its name",
                 )
             )
+    return found
+
+
+_USUAL_VARIABLES: Final = {"http_proxy": "HTTP_PROXY", "https_proxy": "HTTPS_PROXY", "no_proxy": "NO_PROXY"}
+
+
+def _from_usual_variables(environ: Mapping[str, str]) -> dict[str, _Given]:
+    """What the variables say that other programs go by, too."""
+    found: dict[str, _Given] = {}
+    for row in TABLE:
+        name = _USUAL_VARIABLES.get(row.name, "")
+        variable = next((each for each in (name, name.lower()) if environ.get(each)), None)
+        if variable is not None:
+            found[row.name] = _Given(f"environment variable {variable}", _texts(row, environ[variable]))
     return found
 
 
@@ -701,16 +926,22 @@ def _file_texts(row: Setting, value: object) -> tuple[str, ...]:
             return _texts(row, value)
         case list() if row.kind.many and all(isinstance(item, str) for item in value):
             return tuple(value)
-        case dict() if (
-            row.kind.many and "=" in row.kind.metavar and all(isinstance(item, str) for item in value.values())
-        ):
-            return tuple(f"{name}={item}" for name, item in value.items())
+        case dict() if row.kind.many and "=" in row.kind.metavar and all(map(_is_texts, value.values())):
+            return tuple(
+                f"{name}={item}"
+                for name, items in value.items()
+                for item in ([items] if isinstance(items, str) else items)
+            )
         case None:
             raise ValueError("has no value; give one, or remove the line for the default")
         case _:
             raise ValueError(
                 f"has the wrong shape; write {row.kind.metavar}" + (" or a list of them" if row.kind.many else "")
             )
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def _parse_yaml(text: str) -> dict[str, object]:
@@ -736,7 +967,7 @@ def _parse_yaml(text: str) -> dict[str, object]:
 
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     Loader.add_constructor("tag:yaml.org,2002:null", lambda _loader, _node: None)
-    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)"), ["~", "n", "N", ""])
+    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
     try:
         content = yaml.load(text, Loader)  # noqa: S506  # builds texts, lists and mappings only
     except yaml.YAMLError as error:
@@ -778,12 +1009,24 @@ def _contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Prob
         if getattr(settings, long) < getattr(settings, short):
             found.append((long, "is shorter than", short, f"raise {_title(long)} or lower {_title(short)}"))
     either = "keep one of the two"
-    listed = ("registry_endpoint", "insecure_registry", "internal_registry", "registry_ca")
+    listed = (
+        "registry_endpoint",
+        "insecure_registry",
+        "internal_registry",
+        "registry_ca",
+        "registry_proxy",
+        "registry_rate",
+        "registry_pulls",
+    )
     found += [
         (name, f"lists {both}, which is refused by", "blocked_registry", either)
         for name in ("allowed_registry", *listed)
         if (both := _both(settings, name, "blocked_registry"))
     ]
+    # A blocked source with mirrors is fine: it is asked for at these.
+    if both := ", ".join(sorted({location for _, location in settings.mirror} & set(settings.blocked_registry))):
+        found.append(("mirror", f"asks {both}, which is refused by", "blocked_registry", either))
+    found += _idle(settings)
     if both := _both(settings, "registry_ca", "insecure_registry"):
         found.append(
             (
@@ -805,6 +1048,22 @@ def _contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Prob
             f'{relation} {_title(other)} "{shown[other]}" from {origin(other)}; {remedy}',
         )
         for name, relation, other, remedy in found
+    ]
+
+
+def _idle(settings: Settings) -> list[tuple[str, str, str, str]]:
+    """The installation's secret and whom it serves: each is nothing without the others."""
+    lists = ("install_secret_namespace", "install_secret_repository")
+    if settings.install_secret:
+        return [
+            ("install_secret", "serves nobody with", name, f"list in {_title(name)} whom it serves")
+            for name in lists
+            if not getattr(settings, name)
+        ]
+    return [
+        (name, "says whom a secret serves, and there is none with", "install_secret", "name one, or list nobody")
+        for name in lists
+        if getattr(settings, name)
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from datetime import timedelta
 from ipaddress import ip_network
 
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 
 from imagestreams import settings as module
 from imagestreams.core.duration import parse_duration, show_duration
+from imagestreams.core.keychain import InstallWide
 from imagestreams.core.lookup import ImportMode
 from imagestreams.core.manifest import Platform
-from imagestreams.core.policy import HostRule, Policy
+from imagestreams.core.policy import DIRECT, HostRule, Mirror, MirrorRule, Policy, Rate
 from imagestreams.settings import (
     TABLE,
     HostPort,
@@ -88,6 +91,11 @@ EVERY: dict[str, tuple[str, object]] = {
     "legacy_platform": ("linux/arm/v7", "linux/arm/v7"),
     "history_limit": ("3", 3),
     "status_budget": ("512Ki", 524_288),
+    "repository_tags": ("20000", 20_000),
+    "flap_window": ("0", timedelta()),
+    "image_objects": ("true", True),
+    "image_object_budget": ("7", 7),
+    "image_object_grace": ("1h", timedelta(hours=1)),
     "lane_concurrency": ("2", 2),
     "max_lanes": ("16", 16),
     "connect_timeout": ("3s", timedelta(seconds=3)),
@@ -99,6 +107,30 @@ EVERY: dict[str, tuple[str, object]] = {
     "insecure_registry": ("a:5000,b", ("a:5000", "b")),
     "internal_registry": ("c", ("c",)),
     "registry_ca": ("d.example=/ca.pem", {"d.example": "/ca.pem"}),
+    "registry_proxy": (
+        "e.example=https://u:p%40@proxy:3128,f=none",
+        {"e.example": "https://u:p%40@proxy:3128", "f": "none"},
+    ),
+    "http_proxy": ("http://proxy:3128", "http://proxy:3128"),
+    "https_proxy": ("http://u:p@proxy:3129", "http://u:p@proxy:3129"),
+    "no_proxy": ("*,.corp.example,10.0.0.0/8,[::1]:80", ("*", ".corp.example", "10.0.0.0/8", "[::1]:80")),
+    "registry_rate": (
+        "quay.io=5/s,docker.io=40/4s",
+        {"quay.io": Rate(5, timedelta(seconds=1)), "docker.io": Rate(40, timedelta(seconds=4))},
+    ),
+    "registry_pulls": ("docker.io=5000/24h", {"docker.io": Rate(5000, timedelta(hours=24))}),
+    "mirror": (
+        "quay.io/acme=m.example/quay,quay.io/acme=n.example,*.corp.example=m.example",
+        (("quay.io/acme", "m.example/quay"), ("quay.io/acme", "n.example"), ("*.corp.example", "m.example")),
+    ),
+    "registries_file": ("/etc/registries.yaml", "/etc/registries.yaml"),
+    "registries_configmap": ("other", "other"),
+    "local_registry_hosting": ("false", False),
+    "mirror_sets": ("false", False),
+    "pull_secrets": ("linked", "linked"),
+    "install_secret": ("pull", "pull"),
+    "install_secret_namespace": ("team-*,shop", ("team-*", "shop")),
+    "install_secret_repository": ("quay.io/acme,reg:5000", ("quay.io/acme", "reg:5000")),
     "allowed_registry": ("*.example,quay.io/acme", ("*.example", "quay.io/acme")),
     "blocked_registry": ("evil.example:*", ("evil.example:*",)),
     "refused_network": ("10.0.0.0/8,fd00::/8", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
@@ -136,14 +168,26 @@ def test_every_setting_can_be_a_key_of_the_file():
 
 
 def test_what_is_shown_reads_back():
-    assert load(show(CHANGED), {}, no_file) == CHANGED
+    secrets = {row.name: TEXTS[row.name] for row in TABLE if row.kind.secret}
+    assert load({**show(CHANGED), **secrets}, {}, no_file) == CHANGED
     assert load({name: text or None for name, text in show(Settings()).items()}, {}, no_file) == Settings()
 
 
 def test_what_is_accepted_is_accepted_further_down():
     """The wiring hands these to other parts, which check for themselves; a refusal there would not name the setting."""
     hosts = {host: HostRule(endpoint=url) for host, url in CHANGED.registry_endpoint.items()}
-    Policy(hosts, allowed=CHANGED.allowed_registry, blocked=CHANGED.blocked_registry)
+    Policy(
+        hosts,
+        allowed=CHANGED.allowed_registry,
+        blocked=CHANGED.blocked_registry,
+        mirrors=tuple(MirrorRule(source, (Mirror(location),)) for source, location in CHANGED.mirror),
+        http_proxy=CHANGED.http_proxy,
+        https_proxy=CHANGED.https_proxy,
+        no_proxy=CHANGED.no_proxy,
+    )
+    assert [HostRule(proxy=proxy).proxy for proxy in CHANGED.registry_proxy.values()][1] == DIRECT
+    install_wide = InstallWide(CHANGED.install_secret_namespace, CHANGED.install_secret_repository)
+    assert install_wide.serves_namespace("team-a")
     assert ImportMode(CHANGED.import_mode)
     assert Platform.parse(CHANGED.legacy_platform)
 
@@ -193,11 +237,30 @@ excludedNamespaces:
 registryEndpoint:
   localhost:5001: http://kind-registry:5000/
 registryCa: [d.example=/ca.pem]
+registryProxy: {d.example: "http://u:a,b@proxy"}
+mirror:
+  quay.io/acme: [m.example/quay, n.example]
+  ghcr.io: m.example/ghcr
+noProxy: [a.example, .b.example]
 """
     found = load({"config": "c"}, {}, files(c=text))
     assert (found.observe, found.workers, found.insecure_registry) == (True, 4, ("a:5000", "b"))
     assert found.registry_endpoint == {"localhost:5001": "http://kind-registry:5000"}
     assert found.registry_ca == {"d.example": "/ca.pem"}
+    assert found.registry_proxy == {"d.example": "http://u:a,b@proxy"}
+    assert found.mirror == (
+        ("quay.io/acme", "m.example/quay"),
+        ("quay.io/acme", "n.example"),
+        ("ghcr.io", "m.example/ghcr"),
+    )
+    assert found.no_proxy == ("a.example", ".b.example")
+
+
+def test_only_null_is_no_value():
+    text = "identity: node-1\nregistryProxy: {a: none}\nexcludedNamespaces: [nginx, nulls]\nleaseName: n\n"
+    found = load({"config": "c"}, {}, files(c=text))
+    assert (found.identity, found.registry_proxy, found.lease_name) == ("node-1", {"a": "none"}, "n")
+    assert found.excluded_namespaces == ("nginx", "nulls")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
@@ -294,6 +357,22 @@ def test_service_links_are_no_settings(name):
         ("refused_network", "10.0.0.1/8", 'has "10.0.0.1/8", which is no network; write an address and a prefix'),
         ("allowed_registry", "a b", 'has "a b", which is no pattern of registries'),
         ("manifest_managers", "a b", 'has "a b", which is no field manager'),
+        ("no_proxy", "a b", 'has "a b", which is none; write a host, a .domain, host:port, an address or network'),
+        ("registry_rate", "quay.io", 'has "quay.io", which lacks "="; write HOST=N/UNIT'),
+        ("registry_rate", "quay.io=5", 'has "5", which is no rate; write a number and a time, such as 10/s'),
+        ("registry_rate", "quay.io=0/s", 'has "0/s", which is no rate; its number is from 1 to 1000000'),
+        ("registry_pulls", "quay.io=5/day", 'has "5/day", which is no rate; after the / belongs s, m, h or a duration'),
+        ("registry_pulls", "quay.io=5/0", 'has "5/0", which is no rate; its time is from 1s to 744h'),
+        ("mirror", "quay.io", 'has "quay.io", which lacks "="; write SOURCE=MIRROR'),
+        ("mirror", "quay.io=mirror/a", 'where the mirror "mirror/a" must be host[:port][/path] with the registry'),
+        ("mirror", "acme=m.example", 'where the source "acme" must be host[:port][/path] with the registry'),
+        ("mirror", "quay.io=quay.io", 'where the source "quay.io" is a mirror of itself'),
+        ("registries_configmap", "A", "is no name of an object"),
+        ("install_secret_namespace", "A", 'has "A", which is no pattern of namespaces'),
+        ("install_secret_repository", "quay.io/*", 'has "quay.io/*", which is no prefix of repositories'),
+        ("install_secret_repository", "acme/web", 'has "acme/web", which is no prefix of repositories'),
+        ("repository_tags", "20001", "is too large; the most is 20000"),
+        ("pull_secrets", "all", "is not known; write namespace or linked"),
     ],
 )
 def test_a_value_is_refused_with_its_name_its_origin_and_the_way_out(name, text, words):
@@ -310,6 +389,85 @@ def test_a_password_is_not_repeated():
         'registry-endpoint: "***@host" from flag --registry-endpoint has "***@host", which must not hold a user or '
         "password; registry credentials come from Secrets"
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"http_proxy": "socks5://u:hunter2@p"}, "http-proxy: from flag --http-proxy is no proxy; write http[s]://"),
+        ({"https_proxy": "http://u:hunter2@p/path"}, "https-proxy: from flag --https-proxy is no proxy"),
+        ({"https_proxy": "http://u:hun@ter2@p"}, "https-proxy: from flag --https-proxy is no proxy"),
+        ({"registry_proxy": "a=http://u:hunter2@p:x"}, "--registry-proxy has a value for a which is no proxy; write"),
+        ({"registry_proxy": "a=http://u:hun,ter2@p"}, "--registry-proxy has a value for a which is no proxy; write"),
+        ({"registry_proxy": "a=http://u:80,hunter2@p"}, '--registry-proxy has an item, which lacks "="; write HOST='),
+        (
+            {"registry_proxy": "a=http://u:80,hunteR2=@p"},
+            "--registry-proxy has a host which is no registry host; write",
+        ),
+        ({"registry_proxy": "a=http://u:hunter2@p,a=none"}, 'gives "a" twice, with different values; keep one'),
+        (
+            {"registry_proxy": "a=http://u:hunter2@p", "blocked_registry": "a"},
+            'registry-proxy: "a=http://***@p" from flag --registry-proxy lists a, which is refused by',
+        ),
+    ],
+)
+def test_what_may_be_a_proxys_password_is_never_shown(flags, words):
+    message = refused(flags)
+    assert words in message
+    for part in ("hunter2", "hun", "ter2", "hunteR2"):
+        assert part not in message
+
+
+def test_a_proxys_password_is_in_no_repr_and_is_not_shown():
+    settings = load({"https_proxy": "http://u:hunter2@p", "registry_proxy": "a=https://u:hunter2@p:1"}, {}, no_file)
+    assert settings.https_proxy == "http://u:hunter2@p"
+    assert "hunter2" not in repr(settings)
+    assert (show(settings)["https_proxy"], show(settings)["registry_proxy"]) == ("http://***@p", "a=https://***@p:1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "proxy"),
+    [
+        pytest.param({}, {"HTTPS_PROXY": "http://p:1"}, "http://p:1", id="as other programs"),
+        pytest.param({}, {"https_proxy": "http://p:2"}, "http://p:2", id="in lower case"),
+        pytest.param({}, {"HTTPS_PROXY": "http://p:1", "https_proxy": "http://p:2"}, "http://p:1", id="both"),
+        pytest.param(
+            {}, {"HTTPS_PROXY": "", "https_proxy": "http://p:2"}, "http://p:2", id="an empty one says nothing"
+        ),
+        pytest.param({}, {"HTTPS_PROXY": "p:3128"}, "http://p:3128", id="without a scheme"),
+        pytest.param({}, {"HTTP_PROXY": "http://p:1"}, "", id="another scheme's"),
+        pytest.param({"https_proxy": "http://q"}, {"HTTPS_PROXY": "http://p"}, "http://q", id="a flag beats it"),
+        pytest.param({}, {"IMAGESTREAMS_HTTPS_PROXY": "", "HTTPS_PROXY": "http://p"}, "", id="our own, though empty"),
+        pytest.param({"https_proxy": "none"}, {"HTTPS_PROXY": "http://p"}, "", id="none at all"),
+        pytest.param({"config": "c"}, {"HTTPS_PROXY": "http://p"}, "http://r", id="the file beats it"),
+    ],
+)
+def test_the_usual_variables_for_proxies_come_last(flags, environ, proxy):
+    assert load(flags, environ, files(c="httpsProxy: http://r")).https_proxy == proxy
+
+
+def test_the_usual_list_of_exceptions_may_be_untidy():
+    assert load({}, {"no_proxy": " localhost, .svc,,10.0.0.0/8 ,"}, no_file).no_proxy == (
+        "localhost",
+        ".svc",
+        "10.0.0.0/8",
+    )
+    assert refused({}, {"HTTP_PROXY": "socks5://hunter2"}) == (
+        "http-proxy: from environment variable HTTP_PROXY is no proxy; write http[s]://[user:password@]host[:port], "
+        "with @ and comma in the password as %40 and %2C, or none for direct connections"
+    )
+
+
+def test_the_configmap_can_be_none():
+    assert load({"registries_configmap": ""}, {}, no_file).registries_configmap == ""
+    assert load({}, {}, no_file).registries_configmap == "imagestreams-registries"
+
+
+def test_the_table_needs_neither_the_policy_nor_yaml():
+    """The command line prints it, and starts in a few dozen milliseconds."""
+    code = "import sys, imagestreams.settings as s; s.load({}, {}, open); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"imagestreams.core.policy", "yaml", "msgspec", "imagestreams.core.reference"}.isdisjoint(loaded)
 
 
 def test_two_values_for_one_setting_are_refused():
@@ -402,6 +560,27 @@ def test_a_value_of_the_file_is_refused_with_its_key(text, message):
             (
                 'registry-endpoint: "a=http://b" from flag --registry-endpoint lists a, which is refused by '
                 'blocked-registry "a" from flag --blocked-registry; keep one of the two'
+            ),
+        ),
+        (
+            {"mirror": "quay.io=m.example", "blocked_registry": "quay.io,m.example"},
+            (
+                'mirror: "quay.io=m.example" from flag --mirror asks m.example, which is refused by blocked-registry '
+                '"quay.io,m.example" from flag --blocked-registry; keep one of the two'
+            ),
+        ),
+        (
+            {"install_secret": "pull", "install_secret_namespace": "a"},
+            (
+                'install-secret: "pull" from flag --install-secret serves nobody with install-secret-repository "" '
+                "from the default; list in install-secret-repository whom it serves"
+            ),
+        ),
+        (
+            {"install_secret_namespace": "a"},
+            (
+                'install-secret-namespace: "a" from flag --install-secret-namespace says whom a secret serves, and '
+                'there is none with install-secret "" from the default; name one, or list nobody'
             ),
         ),
         (

@@ -23,6 +23,9 @@ def started(monkeypatch) -> list[Settings]:
     monkeypatch.setattr(app, "run", run)
     for row in TABLE:
         monkeypatch.delenv(row.variable, raising=False)
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.lower(), raising=False)
     return found
 
 
