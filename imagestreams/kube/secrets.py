@@ -1,9 +1,15 @@
-"""Which credentials a namespace has for registries: its secrets of the two pull types, read when needed and kept
-while they are unchanged.
+"""Which credentials a stream has for registries: pull secrets, read when needed.
 
-All pull secrets are watched, but by their metadata alone: the watch says *that* one has changed, and only the
-namespaces in which streams ask have their secrets read. What is kept counts only if it equals, secret by secret, what
-the watch knows; while the watch is down nothing that is kept counts.
+`Credentials` is the front, in one of two modes:
+
+- namespace: all secrets of the two pull types in the stream's namespace, as on OpenShift. They are watched, but by
+  their metadata alone: the watch says *that* one has changed, and only the namespaces in which streams ask have their
+  secrets read. What is kept counts only if it equals, secret by secret, what the watch knows; while the watch is down
+  nothing that is kept counts.
+- linked: the secrets that the stream names, and those of the namespace's default service account. Each is fetched by
+  its name at each use, so that the right to `get` is enough and a rotated one counts at the next use.
+
+In both, a secret of the installation may serve those whom an administrator lists, after all that is their own.
 
 Of a secret's annotations one name is looked at and no other is decoded: `last-applied-configuration` can hold the
 secret itself.
@@ -15,32 +21,47 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import re
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 
-from imagestreams.core.keychain import DOCKER_CFG, DOCKER_CONFIG_JSON, Entry, MalformedSecret, parse_secret
+from imagestreams.core.keychain import (
+    DOCKER_CFG,
+    DOCKER_CONFIG_JSON,
+    Entry,
+    InstallWide,
+    MalformedSecret,
+    parse_secret,
+)
+from imagestreams.core.reference import quoted
 from imagestreams.kube.cluster import ListMetadata, api_path
-from imagestreams.kube.errors import decoded
+from imagestreams.kube.errors import Forbidden, NotFound, decoded
 from imagestreams.kube.watch import METADATA_ONLY, Page, Reflector
 
 if TYPE_CHECKING:
     from imagestreams.kube.cluster import Cluster
     from imagestreams.kube.watch import Key
 
+log = structlog.get_logger(__name__)
+
 TYPES: Final = (DOCKER_CONFIG_JSON, DOCKER_CFG)
 MAX_SECRETS: Final = 200  # of one namespace
 MAX_ENTRIES: Final = 2000  # in them, about
+MAX_NAMED: Final = 16  # that one stream may name, in mode linked
+MAX_LINKED: Final = 32  # that and the service account's, together
 _MAX_NAMESPACES = 1024
 _MAX_REPORTED = 4096
 _TOO_MANY = (
     f"secret {{!r}} and those after it are not looked at: a namespace may have {MAX_SECRETS} pull secrets "
     f"with {MAX_ENTRIES} logins"
 )
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
 
@@ -77,13 +98,22 @@ class _Data(msgspec.Struct, frozen=True, gc=False):
 
 class _Secret(msgspec.Struct, frozen=True, gc=False):
     metadata: _Metadata
-    type: str
+    type: str = ""
     data: _Data | None = None
+
+
+class _Named(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+
+
+class _ServiceAccount(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    image_pull_secrets: tuple[_Named, ...] | None = None
 
 
 _WATCHED = msgspec.json.Decoder(_Watched)
 _WATCHED_LIST = msgspec.json.Decoder(_WatchedList)
 _SECRET = msgspec.json.Decoder(_Secret)
+_SERVICE_ACCOUNT = msgspec.json.Decoder(_ServiceAccount)
 
 Versions = dict[tuple[str, str], tuple[str, str]]
 """uid and resourceVersion of secrets by their type and name."""
@@ -119,6 +149,57 @@ class _Kept:
         return self.versions == present if self.is_complete else self.versions.items() <= present.items()
 
 
+class _Reader:
+    """Makes entries of secrets, and says what is wrong with one: once for each version of it."""
+
+    def __init__(self, on_malformed: Callable[[str, str, str], None] | None) -> None:
+        self._on_malformed = on_malformed
+        self._reported: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+
+    def parsed(self, secret: _Secret) -> tuple[Entry, ...]:
+        metadata = secret.metadata
+        if metadata.annotations and metadata.annotations.exclude in _TRUE:
+            return ()
+        data = secret.data or _Data()
+        payload = data.config_json if secret.type == DOCKER_CONFIG_JSON else data.cfg
+        try:
+            entries, notes = parse_secret(metadata.name, secret.type, base64.b64decode(payload, validate=True))
+        except MalformedSecret as error:
+            self._report_version(metadata, str(error))
+            return ()
+        except binascii.Error:
+            self._report_version(metadata, f"secret {metadata.name!r} is not usable: its data is not base64")
+            return ()
+        if notes:
+            self._report_version(metadata, "; ".join(notes))
+        else:
+            self.forget(metadata.namespace, metadata.name)
+        return entries
+
+    def report(self, namespace: str, name: str, version: str, message: str, *, about: str = "") -> None:
+        """Tell it, unless it was the last that was told of this secret. `version` is any word for its state."""
+        key = (namespace, name, about)
+        if self._reported.get(key) == version:
+            return
+        self._reported[key] = version
+        self._reported.move_to_end(key)
+        if len(self._reported) > _MAX_REPORTED:
+            self._reported.popitem(last=False)
+        if self._on_malformed:
+            self._on_malformed(namespace, name, message)
+
+    def report_crowd(self, namespace: str, name: str, message: str) -> None:
+        """Tell, once, that this secret and others are too many: whatever else there is to tell of it."""
+        self.report(namespace, name, "", message, about="crowd")
+
+    def forget(self, namespace: str, name: str) -> None:
+        """All is well with it: what was told before would be news again."""
+        self._reported.pop((namespace, name, ""), None)
+
+    def _report_version(self, metadata: _Metadata, message: str) -> None:
+        self.report(metadata.namespace, metadata.name, metadata.resource_version, message)
+
+
 class NamespaceCredentials:
     """The credentials that namespaces' pull secrets hold; `run` keeps them fresh.
 
@@ -136,12 +217,11 @@ class NamespaceCredentials:
         on_change: Callable[[str], None] | None = None,
     ) -> None:
         self._cluster = cluster
-        self._on_malformed = on_malformed
+        self._reader = _Reader(on_malformed)
         self._on_change = on_change
         self._watches = {secret_type: self._reflector(secret_type) for secret_type in TYPES}
         self._watched: dict[str, Versions] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._reported: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     @property
     def problem(self) -> str | None:
@@ -174,6 +254,13 @@ class NamespaceCredentials:
         self._keep(namespace, _Kept(read.versions, read.is_complete, entries))
         return entries
 
+    async def of_secret(self, namespace: str, name: str) -> tuple[Entry, ...] | None:
+        """The credentials of one pull secret; None if there is none of that name."""
+        entries = await self.entries(namespace)
+        if not any(name == known for _, known in self._kept[namespace].versions):
+            return None
+        return tuple(entry for entry in entries if entry.credential.secret == name)
+
     def _is_live(self) -> bool:
         return all(watch.live and watch.store.synced.is_set() for watch in self._watches.values())
 
@@ -192,35 +279,11 @@ class NamespaceCredentials:
                     secret = decoded(_SECRET, body, "secrets")
                     if read.is_full:
                         read.is_complete = False
-                        self._report(secret.metadata, _TOO_MANY.format(secret.metadata.name))
+                        name = secret.metadata.name
+                        self._reader.report_crowd(namespace, name, _TOO_MANY.format(name))
                         return read
-                    read.add(secret, self._parsed(secret))
+                    read.add(secret, self._reader.parsed(secret))
         return read
-
-    def _parsed(self, secret: _Secret) -> tuple[Entry, ...]:
-        metadata = secret.metadata
-        if metadata.annotations and metadata.annotations.exclude in _TRUE:
-            return ()
-        data = secret.data or _Data()
-        payload = data.config_json if secret.type == DOCKER_CONFIG_JSON else data.cfg
-        try:
-            return parse_secret(metadata.name, secret.type, base64.b64decode(payload, validate=True))
-        except MalformedSecret as error:
-            self._report(metadata, str(error))
-        except binascii.Error:
-            self._report(metadata, f"secret {metadata.name!r} is not usable: its data is not base64")
-        return ()
-
-    def _report(self, metadata: _Metadata, message: str) -> None:
-        key, version = (metadata.namespace, metadata.name), metadata.resource_version
-        if self._reported.get(key) == version:
-            return
-        self._reported[key] = version
-        self._reported.move_to_end(key)
-        if len(self._reported) > _MAX_REPORTED:
-            self._reported.popitem(last=False)
-        if self._on_malformed:
-            self._on_malformed(metadata.namespace, metadata.name, message)
 
     def _reflector(self, secret_type: str) -> Reflector[_Watched]:
         def changed(key: Key, _: _Watched | None, new: _Watched | None) -> None:
@@ -251,6 +314,199 @@ class NamespaceCredentials:
         # The first list tells of everything: that is no news.
         if self._on_change and self._watches[secret_type].store.synced.is_set():
             self._on_change(namespace)
+
+
+class LinkedCredentials:
+    """The credentials of secrets that somebody has named for the use: streams, and namespaces' service accounts.
+
+    Args:
+        on_malformed: told namespace, name and what is wrong (never content) of a secret that cannot be used: absent,
+            not to be read by us, of another type, malformed. Once, until that changes. It is ignored.
+    """
+
+    def __init__(self, cluster: Cluster, *, on_malformed: Callable[[str, str, str], None] | None = None) -> None:
+        self._cluster = cluster
+        self._reader = _Reader(on_malformed)
+        self._under_way: dict[tuple[str, ...], asyncio.Task[tuple[Entry, ...] | None]] = {}
+        self.problem: str | None = None
+        self._is_said = False
+
+    async def entries(self, namespace: str, names: tuple[str, ...] = ()) -> tuple[Entry, ...]:
+        """The credentials of the named secrets, then those of the default service account's.
+
+        Whoever asks the same while it is being read gets that answer; nothing is kept for later.
+
+        Raises:
+            ApiError: the API server does not answer. What it refuses, or does not have, is told and left out.
+        """
+        return await self._shared(("entries", namespace, *names), lambda: self._read(namespace, names)) or ()
+
+    async def of_secret(self, namespace: str, name: str) -> tuple[Entry, ...] | None:
+        """The credentials of one secret; None if there is none that we can read."""
+        return await self._shared(("secret", namespace, name), lambda: self._read_secret(namespace, name))
+
+    async def _shared(
+        self, key: tuple[str, ...], read: Callable[[], Coroutine[None, None, tuple[Entry, ...] | None]]
+    ) -> tuple[Entry, ...] | None:
+        reading = self._under_way.get(key)
+        if reading is None:
+            reading = self._under_way[key] = asyncio.create_task(read())
+            reading.add_done_callback(lambda done: self._over(key, done))
+        return await asyncio.shield(reading)
+
+    def _over(self, key: tuple[str, ...], reading: asyncio.Task[tuple[Entry, ...] | None]) -> None:
+        del self._under_way[key]
+        if not reading.cancelled():
+            reading.exception()  # whoever asked may have gone
+
+    async def _read(self, namespace: str, names: tuple[str, ...]) -> tuple[Entry, ...]:
+        # Those that the stream names have their own limit: whoever names many hides none of the service account's.
+        linked = await self._of_service_account(namespace)
+        wanted = tuple(dict.fromkeys((*names[:MAX_NAMED], *linked)))
+        for unread, limit in ((names[MAX_NAMED:], MAX_NAMED), (wanted[MAX_LINKED:], MAX_LINKED)):
+            if unread:
+                words = f"secret {quoted(unread[0])} and those named after it are not looked at: {limit} are allowed"
+                self._reader.report_crowd(namespace, unread[0], words)
+        entries: list[Entry] = []
+        for name in wanted[:MAX_LINKED]:
+            entries += await self.of_secret(namespace, name) or ()
+            if len(entries) >= MAX_ENTRIES:
+                words = f"secrets named after {quoted(name)} are not looked at: {MAX_ENTRIES} logins are allowed"
+                self._reader.report_crowd(namespace, name, words)
+                break
+        return tuple(entries)
+
+    async def _read_secret(self, namespace: str, name: str) -> tuple[Entry, ...] | None:
+        if _NAME.fullmatch(name) is None:
+            self._reader.report(namespace, name, "no name", f"{quoted(name)} cannot be the name of a secret")
+            return None
+        try:
+            body = await self._cluster.get(api_path("v1", "secrets", namespace, name))
+        except NotFound:
+            self._reader.report(namespace, name, "absent", f"secret {quoted(name)} is named for pulls, but not there")
+            return None
+        except Forbidden as error:
+            words = f"secret {quoted(name)} is named for pulls, but the controller may not read it: {error}"
+            self._reader.report(namespace, name, "forbidden", words)
+            return None
+        return self._reader.parsed(decoded(_SECRET, body, "secrets"))
+
+    async def _of_service_account(self, namespace: str) -> tuple[str, ...]:
+        try:
+            body = await self._cluster.get(api_path("v1", "serviceaccounts", namespace, "default"))
+        except NotFound:
+            return ()
+        except Forbidden as error:
+            if not self._is_said:
+                log.warning(
+                    "service accounts cannot be read; only secrets that streams name are used", reason=str(error)
+                )
+            self._is_said = True
+            self.problem = f"service accounts cannot be read: {error}"
+            return ()
+        self.problem = None
+        linked = decoded(_SERVICE_ACCOUNT, body, "serviceaccounts").image_pull_secrets or ()
+        return tuple(each.name for each in linked if each.name)
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSecret:
+    """The installation's own pull secret, and whom it serves."""
+
+    namespace: str
+    name: str
+    whom: InstallWide
+
+
+class Credentials:
+    """The credentials that a stream has, its own and the installation's.
+
+    Args:
+        is_linked: only secrets that are named for it count, not all of the namespace.
+        install: the installation's secret, if there is one.
+        on_malformed: told namespace, name and what is wrong (never content) of a secret that is ignored, once per
+            version of it.
+        on_change: told the namespace of a pull secret that is new, changed or gone; None when it may be the
+            installation's. In mode linked nothing is watched: only the installation's is told of, at its next use.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        is_linked: bool = False,
+        install: InstallSecret | None = None,
+        on_malformed: Callable[[str, str, str], None] | None = None,
+        on_change: Callable[[str | None], None] | None = None,
+    ) -> None:
+        self._install = install
+        self._on_change = on_change
+        self._reader = _Reader(on_malformed)
+        self._source: NamespaceCredentials | LinkedCredentials = (
+            LinkedCredentials(cluster, on_malformed=on_malformed)
+            if is_linked
+            else NamespaceCredentials(cluster, on_malformed=on_malformed, on_change=self._changed)
+        )
+        self._installed: tuple[Entry, ...] | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why secrets are not watched, or service accounts not read, for people; None while all is well."""
+        return self._source.problem
+
+    async def run(self) -> None:
+        """Keep what is known fresh, until cancelled."""
+        if isinstance(self._source, NamespaceCredentials):
+            await self._source.run()
+        await asyncio.Event().wait()
+
+    async def synced(self) -> None:
+        """Wait until all pull secrets are known, where they are watched; until then `entries` reads them each time."""
+        if isinstance(self._source, NamespaceCredentials):
+            await self._source.synced()
+
+    async def entries(self, namespace: str, names: tuple[str, ...] = ()) -> tuple[Entry, ...]:
+        """All credentials for streams of a namespace, the installation's last.
+
+        Args:
+            namespace: the stream's.
+            names: of secrets that the stream names, in its order; they count in mode linked.
+
+        Raises:
+            ApiError: secrets cannot be read.
+        """
+        if isinstance(self._source, LinkedCredentials):
+            own = await self._source.entries(namespace, names)
+        else:
+            own = await self._source.entries(namespace)
+        return (*own, *await self._of_installation(namespace))
+
+    async def _of_installation(self, namespace: str) -> tuple[Entry, ...]:
+        install = self._install
+        if install is None or not install.whom.serves_namespace(namespace):
+            return ()
+        read = await self._source.of_secret(install.namespace, install.name)
+        if read is None and isinstance(self._source, NamespaceCredentials):
+            words = f"secret {quoted(install.name)} is the installation's, but not there, or of no pull type"
+            self._reader.report(install.namespace, install.name, "absent", words)
+        elif read is not None:
+            self._reader.forget(install.namespace, install.name)
+        known, self._installed = self._installed, read or ()
+        # Where nothing is watched, this is how its rotation is noticed.
+        is_news = isinstance(self._source, LinkedCredentials) and known is not None and known != self._installed
+        if is_news and self._on_change:
+            self._on_change(None)
+        # Its name alone would be looked for in the namespace of whoever reads it in a message.
+        whole = f"{install.namespace}/{install.name}"
+        named = (replace(entry, credential=replace(entry.credential, secret=whole)) for entry in self._installed)
+        return install.whom.confined(namespace, named)
+
+    def _changed(self, namespace: str) -> None:
+        if self._on_change is None:
+            return
+        self._on_change(namespace)
+        if self._install is not None and namespace == self._install.namespace:
+            self._on_change(None)
 
 
 def _page(body: bytes) -> Page[_Watched]:

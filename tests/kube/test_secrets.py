@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imagestreams.core.keychain import DOCKER_CFG, DOCKER_CONFIG_JSON
+from imagestreams.core.keychain import DOCKER_CFG, DOCKER_CONFIG_JSON, InstallWide, candidates
+from imagestreams.core.reference import ImageReference
 from imagestreams.kube import secrets as secrets_module
-from imagestreams.kube.cluster import Cluster, Forbidden
-from imagestreams.kube.secrets import NamespaceCredentials
+from imagestreams.kube.cluster import ApiError, Cluster, Forbidden
+from imagestreams.kube.secrets import MAX_NAMED, Credentials, InstallSecret, LinkedCredentials, NamespaceCredentials
 from tests.fakes.apiserver import FakeApiServer, held, status
 from tests.fakes.waiting import until
 
@@ -259,6 +260,294 @@ async def test_the_watch_asks_for_metadata_alone(api: FakeApiServer, cluster: Cl
         assert "s3cret" not in repr(vars(watched.credentials)) + repr(dict(watched.credentials._kept))
         for watch in watched.credentials._watches.values():
             assert "s3cret" not in repr(dict(watch.store))
+
+
+# --- mode linked ------------------------------------------------------------------------------------------------------
+
+
+def link(api: FakeApiServer, *names: str, namespace: str = "acme") -> None:
+    metadata = {"namespace": namespace, "name": "default"}
+    secrets = [{"name": name} for name in names]
+    api.put({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata, "imagePullSecrets": secrets})
+
+
+class Linked:
+    def __init__(self, cluster: Cluster) -> None:
+        self.malformed: list[tuple[str, str, str]] = []
+        self.credentials = LinkedCredentials(cluster, on_malformed=lambda *told: self.malformed.append(told))
+
+    async def hosts(self, *names: str, namespace: str = "acme") -> list[str]:
+        return [entry.host for entry in await self.credentials.entries(namespace, names)]
+
+
+async def test_only_what_is_named_counts_the_streams_own_first(api: FakeApiServer, cluster: Cluster) -> None:
+    for name in ("a", "b", "c", "d"):
+        put(api, name, config_json(f"{name}.io"))
+    put(api, "b", config_json("elsewhere.io"), namespace="other")
+    link(api, "b", "a")
+    linked = Linked(cluster)
+    assert await linked.hosts() == ["b.io", "a.io"]
+    assert await linked.hosts("c", "a") == ["c.io", "a.io", "b.io"]
+    assert await linked.hosts(namespace="other") == []
+    assert linked.malformed == []
+    assert {seen.verb for seen in api.requests} == {"get"}, "the right to get is enough"
+
+
+async def test_a_rotated_secret_counts_at_the_next_use(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "a", config_json("quay.io", password="old"))
+    link(api, "a")
+    linked = Linked(cluster)
+
+    async def passwords() -> list[str]:
+        return [entry.credential.password for entry in await linked.credentials.entries("acme")]
+
+    assert await passwords() == ["old"]
+    put(api, "a", config_json("quay.io", password="new"))
+    assert await passwords() == ["new"]
+
+
+async def test_who_asks_the_same_meanwhile_gets_the_same_answer(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "a", config_json("quay.io"))
+    put(api, "b", config_json("ghcr.io"))
+    link(api, "a")
+    linked, go_on = Linked(cluster), asyncio.Event()
+    api.inject(held(go_on), resource="serviceaccounts")
+    first = asyncio.create_task(linked.hosts())
+    await until(lambda: api.count("get") == 1)
+    second, third = asyncio.create_task(linked.hosts()), asyncio.create_task(linked.hosts("b"))
+    await until(lambda: api.count("get") >= 2)
+    # Whoever asked first may go: the answer is still for the others.
+    first.cancel()
+    go_on.set()
+    assert await second == ["quay.io"]
+    assert await third == ["ghcr.io", "quay.io"]
+    assert api.count("get", "serviceaccounts") == 2
+    await until(lambda: linked.credentials._under_way == {})
+
+
+async def test_an_api_server_that_fails_is_an_error_and_leaves_nothing(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "a", config_json("quay.io"))
+    link(api, "a")
+    linked = Linked(cluster)
+    for resource in ("serviceaccounts", "secrets"):
+        api.inject(status(503, "ServiceUnavailable", "no"), resource=resource)
+        with pytest.raises(ApiError):
+            await linked.hosts()
+    await until(lambda: linked.credentials._under_way == {})
+    assert await linked.hosts() == ["quay.io"]
+    assert linked.malformed == []
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "words"),
+    [
+        pytest.param("bad", None, 'secret "bad" is named for pulls, but not there', id="absent"),
+        pytest.param(
+            "bad", {"type": "Opaque", "data": {".dockercfg": _data("s3cret")}}, 'its type "Opaque" is none', id="type"
+        ),
+        pytest.param("bad", {"type": DOCKER_CFG, "data": {".dockercfg": _data("s3cret")}}, "it is not JSON", id="JSON"),
+        pytest.param(
+            "bad",
+            {"type": DOCKER_CFG, "data": {".dockercfg": _data('{"quay.io": {"registrytoken": "s3cret"}}')}},
+            "the registrytoken of 1 of 1 entries is ignored",
+            id="a part is ignored",
+        ),
+        pytest.param("../other/x", None, '"../other/x" cannot be the name of a secret', id="no name"),
+        pytest.param("Bad", None, '"Bad" cannot be the name of a secret', id="upper case"),
+    ],
+)
+async def test_a_secret_that_cannot_be_used_is_told_once_and_does_no_harm(
+    api: FakeApiServer, cluster: Cluster, name: str, secret: dict[str, Any] | None, words: str
+) -> None:
+    if secret:
+        put(api, name, secret)
+    put(api, "good", config_json("quay.io"))
+    linked = Linked(cluster)
+    for _ in range(3):
+        assert await linked.hosts(name, "good") == ["quay.io"]
+    ((namespace, told, message),) = linked.malformed
+    assert (namespace, told) == ("acme", name)
+    assert words in message
+    assert "s3cret" not in message
+
+
+async def test_that_a_secret_is_absent_again_is_news(api: FakeApiServer, cluster: Cluster) -> None:
+    linked = Linked(cluster)
+    assert await linked.hosts("a") == []
+    put(api, "a", config_json("quay.io"))
+    assert await linked.hosts("a") == ["quay.io"]
+    api.remove("v1", "secrets", "acme", "a")
+    assert await linked.hosts("a") == []
+    assert len(linked.malformed) == 2
+
+
+async def test_what_may_not_be_read_is_told_once_and_left_out(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "a", config_json("quay.io"))
+    put(api, "b", config_json("ghcr.io"))
+    linked = Linked(cluster)
+    api.inject(status(403, "Forbidden", "cannot get it"), resource="serviceaccounts", times=-1)
+    api.inject(status(403, "Forbidden", "cannot get it"), when=lambda seen: seen.name == "a", times=-1)
+    for _ in range(3):
+        assert await linked.hosts("a", "b") == ["ghcr.io"]
+    ((_, name, message),) = linked.malformed
+    assert name == "a"
+    assert 'secret "a" is named for pulls, but the controller may not read it: cannot get it' in message
+    assert linked.credentials.problem == "service accounts cannot be read: cannot get it"
+
+
+async def test_a_stream_that_names_too_many(
+    api: FakeApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"s{n:02}" for n in range(MAX_NAMED + 5)]
+    for name in (*names, "linked"):
+        put(api, name, config_json(f"{name}.io"))
+    link(api, "linked")
+    linked = Linked(cluster)
+    for _ in range(2):
+        assert await linked.hosts(*names) == [f"{name}.io" for name in (*names[:MAX_NAMED], "linked")]
+    assert [told[1] for told in linked.malformed] == [names[MAX_NAMED]]
+    assert "are not looked at" in linked.malformed[0][2]
+    monkeypatch.setattr(secrets_module, "MAX_LINKED", 2)
+    assert await linked.hosts("s00") == ["s00.io", "linked.io"]
+    assert await linked.hosts("s00", "s01") == ["s00.io", "s01.io"]
+    monkeypatch.setattr(secrets_module, "MAX_ENTRIES", 1)
+    assert await linked.hosts("s00") == ["s00.io"]
+    assert len(linked.malformed) == 3
+
+
+# --- the front, and the installation's secret -------------------------------------------------------------------------
+
+
+WHOM = InstallWide(("acme", "shop-*"), ("quay.io/acme",))
+both_modes = pytest.mark.parametrize("is_linked", [False, True], ids=["namespace", "linked"])
+
+
+class Installed:
+    def __init__(self, cluster: Cluster, *, is_linked: bool, whom: InstallWide = WHOM) -> None:
+        self.malformed: list[tuple[str, str, str]] = []
+        self.changed: list[str | None] = []
+        self.credentials = Credentials(
+            cluster,
+            is_linked=is_linked,
+            install=InstallSecret("system", "install", whom),
+            on_malformed=lambda *told: self.malformed.append(told),
+            on_change=self.changed.append,
+        )
+
+    async def users(self, namespace: str = "acme", image: str = "quay.io/acme/web") -> list[tuple[str, str]]:
+        found = candidates(await self.credentials.entries(namespace), ImageReference.parse(image))
+        return [(credential.username, credential.secret) for credential in found]
+
+
+@asynccontextmanager
+async def installed(cluster: Cluster, *, is_linked: bool, whom: InstallWide = WHOM) -> AsyncIterator[Installed]:
+    made = Installed(cluster, is_linked=is_linked, whom=whom)
+    running = asyncio.create_task(made.credentials.run())
+    try:
+        await asyncio.wait_for(made.credentials.synced(), 10)
+        yield made
+        assert not running.done(), "the controller takes the end of what runs for a failure"
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@both_modes
+async def test_the_installations_secret_serves_whom_it_is_for(
+    api: FakeApiServer, cluster: Cluster, is_linked: bool
+) -> None:
+    put(api, "install", config_json("quay.io", "ghcr.io", user="install"), namespace="system")
+    put(api, "another", config_json("quay.io", user="another"), namespace="system")
+    for namespace in ("acme", "other"):
+        put(api, "own", config_json("quay.io", user="own"), namespace=namespace)
+        link(api, "own", namespace=namespace)
+    async with installed(cluster, is_linked=is_linked) as made:
+        assert await made.users() == [("own", "own"), ("install", "system/install")]
+        assert await made.users("shop-1") == [("install", "system/install")]
+        assert await made.users(image="quay.io/acmecorp/web") == [("own", "own")]
+        assert await made.users(image="ghcr.io/acme/web") == []
+        before = len(api.requests)
+        assert await made.users("other") == [("own", "own")]
+        assert not any(seen.namespace == "system" for seen in api.requests[before:])
+        assert made.malformed == []
+
+
+@both_modes
+async def test_nobody_is_served_by_default(api: FakeApiServer, cluster: Cluster, is_linked: bool) -> None:
+    put(api, "install", config_json("quay.io", user="install"), namespace="system")
+    async with installed(cluster, is_linked=is_linked, whom=InstallWide()) as made:
+        assert await made.users() == []
+    assert not any(seen.namespace == "system" for seen in api.requests)
+
+
+@both_modes
+async def test_without_an_installations_secret(api: FakeApiServer, cluster: Cluster, is_linked: bool) -> None:
+    put(api, "own", config_json("quay.io"))
+    credentials = Credentials(cluster, is_linked=is_linked)
+    assert [entry.host for entry in await credentials.entries("acme", ("own",))] == ["quay.io"]
+
+
+@both_modes
+async def test_a_change_of_the_installations_secret_is_told_to_all(
+    api: FakeApiServer, cluster: Cluster, is_linked: bool
+) -> None:
+    put(api, "install", config_json("quay.io", user="old"), namespace="system")
+    async with installed(cluster, is_linked=is_linked) as made:
+        assert await made.users() == [("old", "system/install")]
+        assert await made.users() == [("old", "system/install")]
+        assert made.changed == []
+        put(api, "install", config_json("quay.io", user="new"), namespace="system")
+        if not is_linked:  # there the next use tells
+            await until(lambda: made.changed)
+        assert await made.users() == [("new", "system/install")]
+        assert made.changed == ([None] if is_linked else ["system", None])
+        put(api, "own", config_json("quay.io"))
+        if not is_linked:
+            await until(lambda: len(made.changed) == 3)
+            assert made.changed[2] == "acme"
+
+
+@both_modes
+async def test_an_installations_secret_that_is_absent_is_told_once(
+    api: FakeApiServer, cluster: Cluster, is_linked: bool
+) -> None:
+    put(api, "own", config_json("quay.io", user="own"))
+    link(api, "own")
+    async with installed(cluster, is_linked=is_linked) as made:
+        for _ in range(3):
+            assert await made.users() == [("own", "own")]
+        ((namespace, name, message),) = made.malformed
+        assert (namespace, name) == ("system", "install")
+        assert "not there" in message
+        put(api, "install", config_json("quay.io", user="install"), namespace="system")
+        if not is_linked:
+            await until(lambda: made.changed)
+        assert ("install", "system/install") in await made.users()
+        api.remove("v1", "secrets", "system", "install")
+        if not is_linked:
+            await until(lambda: len(made.changed) == 4)
+        assert await made.users() == [("own", "own")]
+        assert len(made.malformed) == 2
+
+
+@both_modes
+async def test_an_installations_secret_that_is_malformed_is_told_once(
+    api: FakeApiServer, cluster: Cluster, is_linked: bool
+) -> None:
+    put(api, "install", {"type": DOCKER_CFG, "data": {".dockercfg": _data("s3cret")}}, namespace="system")
+    async with installed(cluster, is_linked=is_linked) as made:
+        for namespace in ("acme", "shop-1", "acme"):
+            assert await made.users(namespace) == []
+        ((_, _, message),) = made.malformed
+        assert 'secret "install" is not usable' in message
+        assert "s3cret" not in message
+
+
+async def test_no_password_is_in_what_the_front_holds(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "install", config_json("quay.io", password="s3cret"), namespace="system")
+    async with installed(cluster, is_linked=True) as made:
+        await made.users()
+        assert "s3cret" not in repr(vars(made.credentials)) + repr(vars(made.credentials._source))
 
 
 async def test_a_real_api_server(control_plane: ControlPlane, namespace: str) -> None:
