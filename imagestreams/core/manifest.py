@@ -65,12 +65,17 @@ class InvalidManifest(ValueError):
     """The body is no manifest that we would act on.
 
     InvalidManifest
-    └── NotAnImage      a sound manifest of something that no container runs: a Helm chart, a signature, schema 1
+    ├── NotAnImage      a sound manifest of something that no container runs: a Helm chart, a signature, schema 1
+    └── TooMany         it names more manifests or layers than we would act on
     """
 
 
 class NotAnImage(InvalidManifest):
     """The manifest is of something else than a container image; the message says of what."""
+
+
+class TooMany(InvalidManifest):
+    """The manifest may be sound; the message says how much of it there is, and how much is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +111,23 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A reference by digest from a manifest to other content. The digest is well-formed, the size not negative."""
+    """A reference by digest from a manifest to other content. The digest is well-formed, the size not negative, the
+    artifact type whatever the manifest says.
+    """
 
     media_type: str
     digest: str
     size: int
     platform: Platform | None = None
+    artifact_type: str = ""
+
+    @property
+    def may_be_image(self) -> bool:
+        """Whether it can lead to an image: not to an attestation, a signature, or what is no manifest at all."""
+        # BuildKit's provenance stands beside the images of an index, as a manifest for unknown/unknown.
+        is_attestation = self.platform is not None and self.platform.os == self.platform.architecture == "unknown"
+        is_manifest = self.media_type in IMAGE_TYPES or self.media_type in INDEX_TYPES
+        return is_manifest and not is_attestation and not _is_artifact(self.artifact_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +186,7 @@ def parse_manifest(body: bytes, content_type: str) -> ImageManifest | Index:
 
     Raises:
         NotAnImage: for what no container runs.
+        TooMany: for an index or image without measure.
         InvalidManifest: for what is malformed, or is one thing by one sign and another by the next.
     """
     header = content_type.partition(";")[0].strip().lower()
@@ -212,7 +229,7 @@ def choose(index: Index, prefer: Platform | None) -> Descriptor:
     Raises:
         InvalidManifest: if there is nothing to choose from.
     """
-    images = [child for child in index.manifests if _may_be_image(child)]
+    images = [child for child in index.manifests if child.may_be_image]
     if not images:
         raise InvalidManifest("the index names no image")
     for wanted in (prefer, Platform("linux", "amd64")):
@@ -249,7 +266,7 @@ def _image(wire: _WireManifest, config: _WireDescriptor, declared: str) -> Image
     media_type = declared or (DOCKER_MANIFEST if config.media_type == _DOCKER_CONFIG else OCI_MANIFEST)
     layers = wire.layers or []
     if len(layers) > MAX_LAYERS:
-        raise InvalidManifest(f"the manifest has {len(layers)} layers; {MAX_LAYERS} are allowed")
+        raise TooMany(f"the manifest has {len(layers)} layers; {MAX_LAYERS} are allowed")
     if _is_artifact(wire.artifact_type):
         raise _not_an_image(wire.artifact_type)
     slips = _DOCKER_CONFIG_SLIPS if media_type == DOCKER_MANIFEST else frozenset[str]()
@@ -265,14 +282,14 @@ def _image(wire: _WireManifest, config: _WireDescriptor, declared: str) -> Image
 
 def _index(wire: _WireManifest, children: list[_WireDescriptor], media_type: str) -> Index:
     if len(children) > MAX_CHILDREN:
-        raise InvalidManifest(f"the index names {len(children)} manifests; {MAX_CHILDREN} are allowed")
+        raise TooMany(f"the index names {len(children)} manifests; {MAX_CHILDREN} are allowed")
     if _is_artifact(wire.artifact_type):
         raise _not_an_image(wire.artifact_type)
     # So look the lists of signatures and the like that belong to an image (the "referrers" tag).
     if children and all(_is_artifact(child.artifact_type) for child in children):
         raise _not_an_image(children[0].artifact_type)
     index = Index(media_type, tuple(_descriptor(child) for child in children))
-    if not any(_may_be_image(child) for child in index.manifests):
+    if not any(child.may_be_image for child in index.manifests):
         raise InvalidManifest("the index names no image")
     return index
 
@@ -284,7 +301,7 @@ def _descriptor(wire: _WireDescriptor, *, required: bool = True) -> Descriptor:
         raise InvalidManifest("a size in the manifest is out of range")
     if (required or wire.media_type) and _MEDIA_TYPE.fullmatch(wire.media_type) is None:
         raise InvalidManifest(f"{quoted(wire.media_type)} in the manifest is not a media type")
-    return Descriptor(wire.media_type, wire.digest, wire.size, _platform(wire.platform))
+    return Descriptor(wire.media_type, wire.digest, wire.size, _platform(wire.platform), wire.artifact_type)
 
 
 def _platform(wire: _WirePlatform | None) -> Platform | None:
@@ -294,12 +311,6 @@ def _platform(wire: _WirePlatform | None) -> Platform | None:
         if word and _PLATFORM_WORD.fullmatch(word) is None:
             raise InvalidManifest(f"{quoted(word)} in the manifest is not a platform's name")
     return Platform(wire.os, wire.architecture, wire.variant)
-
-
-def _may_be_image(child: Descriptor) -> bool:
-    # BuildKit's provenance stands beside the images of an index, as a manifest for unknown/unknown.
-    is_attestation = child.platform is not None and child.platform.os == child.platform.architecture == "unknown"
-    return not is_attestation and (child.media_type in IMAGE_TYPES or child.media_type in INDEX_TYPES)
 
 
 def _is_artifact(artifact_type: str) -> bool:

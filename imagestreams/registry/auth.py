@@ -6,11 +6,15 @@
     401 Basic   -> the request again, with each credential in turn
     401 Bearer  -> a token for each credential in turn (or anonymous), and the request with it
 
+A username and password get a token by GET; an identity token gets one by POST, as OAuth 2 has it, and is good for
+nothing else: no registry is shown it, only a token service to which a credential may go.
+
 A challenge is a registry's word, so it is read as hostile. The scope is always our own, `repository:<path>:pull`. A
 credential goes to a token service only at the registry's own host or registrable domain, or at a host that an
 administrator lists; others are asked anonymously.
 
 https://distribution.github.io/distribution/spec/auth/token/
+https://distribution.github.io/distribution/spec/auth/oauth/
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlencode
 
 import msgspec
 from yarl import URL
@@ -36,7 +41,7 @@ from imagestreams.registry.errors import (
     known_code,
     scrubbed,
 )
-from imagestreams.registry.messages import Request, Response
+from imagestreams.registry.messages import FORM, Request, Response
 
 if TYPE_CHECKING:
     from imagestreams.core.keychain import Credential
@@ -49,6 +54,10 @@ _MAX_ROUNDS: Final = 2  # a registry may move its token service, but not with ev
 
 _MIN_LIFE: Final = 60.0  # seconds; the specification's default and minimum
 _MAX_LIFE: Final = 3600.0  # what a token service cannot take back should not live long
+
+_CLIENT: Final = "imagestreams"  # what OAuth calls the client_id
+_TOKEN_DENIALS: Final = frozenset({400, 401, 403, 404})
+_NO_EXCHANGE: Final = frozenset({404, 405})  # so answers who knows no POST
 
 _SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9!#$&^_.+-]{0,63})(?=[\s,]|$)")
 _PARAMETER = re.compile(
@@ -244,17 +253,26 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A credential (None: anonymous) that a registry, or its token service, did not take."""
+    """A credential (None: anonymous) that a registry, or its token service, did not take.
+
+    `status` is 0 where none was asked, and `why` then says what speaks against it.
+    """
 
     credential: Credential | None
     status: int
     code: str = ""
     by_service: bool = False
+    why: str = ""
 
     def __str__(self) -> str:
-        who = f'the credential of secret "{self.credential.secret}"' if self.credential else "anonymous access"
-        shown = f"{self.status} {self.code}" if self.code else f"{self.status}"
-        return f"{who} ({shown} from the token service)" if self.by_service else f"{who} ({shown})"
+        if self.credential is None:
+            who = "anonymous access"
+        else:
+            what = "identity token" if self.credential.identity_token else "credential"
+            who = f'the {what} of secret "{self.credential.secret}"'
+        shown = f"{self.status} {self.code}" if self.code else f"{self.status}" if self.status else ""
+        shown = f"{shown} from the token service" if self.by_service else shown
+        return f"{who} ({': '.join(filter(None, (shown, self.why)))})"
 
 
 class _WireToken(msgspec.Struct, gc=False):
@@ -268,15 +286,49 @@ _TOKENS = msgspec.json.Decoder(_WireToken, strict=False)  # some services send e
 
 def token_request(grant: Grant) -> Request:
     """The request for a token. What the realm's own query says of service and scope does not count."""
+    credential = grant.credential
+    if credential and credential.identity_token:
+        return _exchange_request(grant, credential)
     ours = {"service": grant.service, "scope": grant.scope} if grant.service else {"scope": grant.scope}
     kept = [(name, value) for name, value in grant.realm.query.items() if name.lower() not in {"service", "scope"}]
     return Request(
         "GET",
         grant.realm.with_query([*kept, *ours.items()]),
         accept="application/json",
-        authorization=basic_authorization(grant.credential) if grant.credential else "",
-        fingerprint=grant.credential.fingerprint if grant.credential else "",
+        authorization=basic_authorization(credential) if credential else "",
+        fingerprint=credential.fingerprint if credential else "",
+        secret=credential.secret if credential else "",
     )
+
+
+def _exchange_request(grant: Grant, credential: Credential) -> Request:
+    form = {
+        "grant_type": "refresh_token",
+        "service": grant.service,
+        "client_id": _CLIENT,
+        "scope": grant.scope,
+        "refresh_token": credential.identity_token,
+    }
+    kept = [(name, value) for name, value in grant.realm.query.items() if name.lower() not in form]
+    return Request(
+        "POST",
+        grant.realm.with_query(kept or None),
+        accept="application/json",
+        body=urlencode(form).encode(),
+        content_type=FORM,
+        fingerprint=credential.fingerprint,
+        secret=credential.secret,
+    )
+
+
+def token_refusal(grant: Grant, response: Response) -> Refusal | None:
+    """What a token service's answer says of the credential; None where it is no word about that."""
+    if response.status in _NO_EXCHANGE and grant.credential and grant.credential.identity_token:
+        why = "it takes no identity tokens, give the secret a username and password"
+        return Refusal(grant.credential, response.status, by_service=True, why=why)
+    if response.status in _TOKEN_DENIALS:
+        return Refusal(grant.credential, response.status, known_code(response.body), by_service=True)
+    return None
 
 
 def token_in(response: Response, who: str) -> Token:
@@ -332,12 +384,18 @@ class Errand:
         image: for messages, "host/path:tag".
         scope: what a token is asked for.
         candidates: credentials in the order to try them; none means anonymous.
+        what: the word for `image`.
     """
 
     image: str
     scope: str
     candidates: tuple[Credential, ...]
     home: Home
+    what: str = "container image"
+
+    @property
+    def denial(self) -> str:
+        return f'you may not have access to the {self.what} "{self.image}"'
 
 
 Talk = Generator[Request | Grant, Response | Token | Refusal, Authorised]
@@ -388,6 +446,8 @@ def _try(
     for credential in _order(errand, challenge, recalled):
         if isinstance(challenge, Bearer):
             result = yield from _with_token(request, errand, challenge, credential)
+        elif credential is not None and credential.identity_token and not credential.password:
+            result = Refusal(credential, 0, why="the registry wants a username and password")
         else:
             result = yield from _answered(_with_basic(request, credential))
         if isinstance(result, Refusal):
@@ -421,7 +481,12 @@ def _order(errand: Errand, challenge: Challenge, recalled: Approach | None) -> S
 def _with_basic(request: Request, credential: Credential | None) -> Request:
     if credential is None:
         return request
-    return replace(request, authorization=basic_authorization(credential), fingerprint=credential.fingerprint)
+    return replace(
+        request,
+        authorization=basic_authorization(credential),
+        fingerprint=credential.fingerprint,
+        secret=credential.secret,
+    )
 
 
 def _with_token(
@@ -434,8 +499,10 @@ def _with_token(
             return token
         if not isinstance(token, Token):
             raise TypeError(f"a grant is answered by a token or a refusal, not by {type(token)}")
-        fingerprint = credential.fingerprint if credential else ""
-        response = yield from _answered(replace(request, authorization=f"Bearer {token.text}", fingerprint=fingerprint))
+        authorised = replace(request, authorization=f"Bearer {token.text}")
+        if credential:
+            authorised = replace(authorised, fingerprint=credential.fingerprint, secret=credential.secret)
+        response = yield from _answered(authorised)
         # A cached token may have been revoked, which is worth another one; after that the refusal is an answer.
         if response.status != 401 or not token.cached or grant.rejected:
             return response
@@ -457,16 +524,10 @@ def _challenge(response: Response, errand: Errand) -> Challenge:
     """
     if response.url.host != errand.home.url.host:
         # Where a redirect led wants a login. It gets none of ours, and we do not follow it to a third place.
-        raise Unauthorized(
-            f'you may not have access to the container image "{errand.image}": '
-            f"{errand.home.name} redirects to a host that wants a login"
-        )
+        raise Unauthorized(f"{errand.denial}: {errand.home.name} redirects to a host that wants a login")
     challenge = _best_challenge(response)
     if challenge is None:
-        raise Unauthorized(
-            f'you may not have access to the container image "{errand.image}": '
-            f"{errand.home.name} answered 401 and names no way to log in that is known"
-        )
+        raise Unauthorized(f"{errand.denial}: {errand.home.name} answered 401 and names no way to log in that is known")
     return challenge
 
 
@@ -482,15 +543,39 @@ def _denied(errand: Errand, challenge: Challenge, refusals: Sequence[Refusal]) -
     if not errand.candidates:
         said.append("there is no credential for it")
     elif not home.credentials:
-        said.append("credentials are not sent to an insecure host unless an administrator lists it")
+        said.append(withheld(errand.candidates))
     elif refusals and refusals[0].credential is None:
-        said.append("credentials are not sent to a token service of another domain, unless an administrator lists it")
+        owned = _owned(errand.candidates)
+        said.append(f"{owned} not sent to a token service of another domain, unless an administrator lists it")
     if isinstance(challenge, Bearer):
         said.append(f"asked {_shown(challenge.realm, errand)} for {errand.scope}")
-    message = f'you may not have access to the container image "{errand.image}": {"; ".join(said)}'
+    message = f"{errand.denial}: {'; '.join(said)}"
     only_forbidden = refusals and all(refusal.status == 403 for refusal in refusals)
     return Forbidden(message) if only_forbidden else Unauthorized(message)
 
 
+def withheld(candidates: Sequence[Credential]) -> str:
+    """What to say of credentials that are there and may not be sent."""
+    return f"{_owned(candidates)} not sent to an insecure host, unless an administrator lists it as insecure"
+
+
+def _owned(candidates: Sequence[Credential]) -> str:
+    names = list(dict.fromkeys(candidate.secret for candidate in candidates))
+    shown = ", ".join(f'"{name}"' for name in names)
+    return f"the credential of secret {shown} is" if len(names) == 1 else f"the credentials of secrets {shown} are"
+
+
 def _shown(realm: URL, errand: Errand) -> str:
-    return scrubbed(str(realm.with_query(None)), errand.candidates)
+    return without_secrets(str(realm.with_query(None)), errand.candidates)
+
+
+def without_secrets(text: str, candidates: Sequence[Credential]) -> str:
+    """`text` that a registry had a hand in, fit for a message, however it has spelt in a URL what it was sent."""
+    secrets = {secret for candidate in candidates for secret in (candidate.identity_token, candidate.password)} - {""}
+    for _ in range(3):
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        plain = unquote(text)
+        if any(secret in plain or secret in unquote(plain) for secret in secrets):
+            text = plain
+    return scrubbed(text, candidates)

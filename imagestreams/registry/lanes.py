@@ -1,43 +1,74 @@
 """Who is asked next, and who must wait: a lane for each registry host.
 
     submit -> the lane's queue -> a worker -> the answer, kept until it is acknowledged
-                                           -> ready(key): come and fetch it
+              ^                        |   -> ready(key): come and fetch it
+              +-- the next place <-----+
 
 A reconcile never waits here. A lane has a few workers, so a host that hangs delays only what is asked of it. Within a
-lane namespaces take turns, equal questions are asked once, a credential that was told to wait waits, and a host that
-cannot be reached is left alone for a while. What must not be asked now is answered `Deferred` at once, not queued.
+lane namespaces take turns, equal questions are asked once, lookups begin at the host's pace, a credential that was told
+to wait waits, and a host that cannot be reached is left alone for a while. What must not be asked now is answered
+`Deferred` at once, not queued.
+
+A question with a fallback goes on to the next place, in the lane of that place's host, when one gives nothing or must
+not be asked. Only what all of them together come to is an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, assert_never
 
 import structlog
 
-from imagestreams.core.lookup import Answer, Deferred, Failed, Lookup, Outcome, Resolved, Ticket
+from imagestreams.core.lookup import (
+    Answer,
+    Deferred,
+    Described,
+    Description,
+    Failed,
+    Listed,
+    Listing,
+    Lookup,
+    Question,
+    Resolved,
+    Ticket,
+)
 from imagestreams.core.reference import DEFAULT_TAG
-from imagestreams.registry.errors import RegistryError, TooManyRequests, Unavailable, Unreachable, Untrusted
+from imagestreams.registry.errors import (
+    Exhausted,
+    RateLimited,
+    RegistryError,
+    Unavailable,
+    Unreachable,
+    Untrusted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from imagestreams.core.policy import Transport
+    from imagestreams.registry.quota import Quota
 
 log = structlog.get_logger(__name__)
 
 K = TypeVar("K", bound=tuple[str, ...])
-"""A stream's key; its first part is the namespace."""
+"""A key to report to, such as a stream's; its first part is the namespace."""
 
+Found = Resolved | Listed | Described
 OnThrottle = Callable[[str, str], None]
 
 _LONGEST_WAIT: Final = timedelta(minutes=15)
 _MAX_WINDOWS: Final = 1024  # of one lane; beyond it the one that ends first is forgotten
+_SHORTEST_NAP: Final = 0.001  # seconds between two looks at a host's pace, of which a timer may come early
+_LONGEST_NAP: Final = 2.0  # in which a pace that was changed goes unnoticed
+_SPREAD: Final = timedelta(seconds=30)
+_MIRRORS_TOLD: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +96,32 @@ class Limits:
 
 @dataclass(slots=True)
 class _Wait:
-    """Until when something is not asked; `strikes` counts what led there in a row."""
+    """Until when something is not asked; `strikes` counts what led there in a row, `reason` is the last one's."""
 
     until: datetime
+    reason: str
     strikes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """A place gave nothing: it was asked in vain, or must not be asked. `reason` is a condition's, also for the latter.
+
+    `is_scarce`: what is lacking comes back bit by bit, so that not all who wait for it can have it at `until`.
+    """
+
+    host: str
+    reason: str
+    outcome: Failed | Deferred
+    is_scarce: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class _Flight(Generic[K]):
-    """One question, queued or under way, and the (key, tag) pairs that wait for its answer."""
+    """One question at one place, queued or under way, and the (key, tag) pairs that wait for its answer."""
 
-    lookup: Lookup
-    question: Hashable
+    asks: Question
+    identity: Hashable
     waiting: dict[tuple[K, str], None] = field(default_factory=dict)
     queues: dict[str, None] = field(default_factory=dict)  # the namespaces in whose turns it may be started
     namespace: str = ""  # in whose turn it was started
@@ -85,7 +130,11 @@ class _Flight(Generic[K]):
 
 @dataclass(eq=False, slots=True)
 class _Pending(Generic[K]):
+    """A ticket without an answer: the question at the place that is asked, and what came of the places before."""
+
     ticket: Ticket
+    asks: Question
+    setbacks: tuple[Setback, ...]
     flight: _Flight[K]
     lane: _Lane[K]
 
@@ -103,6 +152,8 @@ class _Lane(Generic[K]):
         self.breaker: _Wait | None = None
         self.failures = 0
         self.has_new_hold = False  # the queue may hold what must wait by now
+        self.exhausted: dict[str, datetime] = {}  # by the fingerprint, until when the queue needs no other look
+        self.timer: asyncio.TimerHandle | None = None  # until the host's pace lets the next one begin
         self._queued: dict[_Flight[K], None] = {}
         self._turns: OrderedDict[str, OrderedDict[_Flight[K], None]] = OrderedDict()
 
@@ -135,8 +186,8 @@ class _Lane(Generic[K]):
 
     def forget(self, flight: _Flight[K]) -> None:
         """No ticket joins the flight any more."""
-        if self.flights.get(flight.question) is flight:
-            del self.flights[flight.question]
+        if self.flights.get(flight.identity) is flight:
+            del self.flights[flight.identity]
 
     def take(self, may_fly: Callable[[str], bool]) -> _Flight[K] | None:
         """The next flight; namespaces take turns, and those that may not fly now are passed over."""
@@ -159,26 +210,29 @@ class Lanes(Generic[K]):
     """Answers tickets. One event loop only; no method waits, except `run` and `close`.
 
     Args:
-        look_up: asks a registry; `RegistryClient.look_up`.
+        ask: asks a registry; `RegistryClient.answer`.
         clock: aware, UTC.
         ready: told a key when answers for it can be fetched by `peek`; it must not block.
-        on_throttle: told the host and the cause ("retry-after", "unreachable" or "lanes") of each deferral.
+        on_throttle: told the host and the cause ("retry-after", "quota", "unreachable" or "lanes") of each deferral.
+        quota: the client's own; without it nothing is paced.
     """
 
     def __init__(
         self,
-        look_up: Callable[[Lookup], Awaitable[Resolved]],
+        ask: Callable[[Question], Awaitable[Found]],
         *,
         clock: Callable[[], datetime],
         ready: Callable[[K], None],
         limits: Limits = Limits(),
         on_throttle: OnThrottle | None = None,
+        quota: Quota | None = None,
     ) -> None:
-        self._look_up = look_up
+        self._ask = ask
         self._clock = clock
         self._ready = ready
         self._limits = limits
         self._on_throttle = on_throttle
+        self._quota = quota
         self._lanes: OrderedDict[tuple[str, str], _Lane[K]] = OrderedDict()
         self._pending: dict[K, dict[str, _Pending[K]]] = {}
         self._arrived: dict[K, dict[str, Answer]] = {}
@@ -209,6 +263,9 @@ class Lanes(Generic[K]):
             self._ended.set()
             for timer in self._timers.values():
                 timer.cancel()
+            for lane in self._lanes.values():
+                if lane.timer:
+                    lane.timer.cancel()
 
     async def close(self) -> None:
         """Abandon what is queued and under way; returns when no worker is left."""
@@ -228,23 +285,20 @@ class Lanes(Generic[K]):
         if self._closing.is_set():
             return
         queued: dict[_Lane[K], None] = {}
-        deferred: dict[_Lane[K] | None, None] = {}
+        answered: dict[_Lane[K] | None, None] = {}
         for ticket in tickets:
             if self._is_asked(key, ticket):
                 continue
             self._withdraw(key, ticket.tag)
             self._drop_arrived(key, ticket.tag)
-            lane = self._lane(key, ticket.lookup.transport)
-            hold = self._crowded(ticket.lookup) if lane is None else self._hold(lane, ticket.lookup)
-            if hold is not None:
-                self._arrive(key, Answer(ticket, hold, self._clock()))
-                deferred[lane] = None
-            elif lane is not None:
-                self._enqueue(lane, key, ticket)
+            lane, is_queued = self._seek(key, ticket, ticket.question, ())
+            if lane is not None and is_queued:
                 queued[lane] = None
+            else:
+                answered[lane] = None
         for lane in queued:
             self._pump(lane)
-        if any(lane is None or key not in lane.tickets for lane in deferred):
+        if any(lane is None or key not in lane.tickets for lane in answered):
             self._report(key)
 
     def peek(self, key: K) -> tuple[Answer, ...]:
@@ -278,12 +332,21 @@ class Lanes(Generic[K]):
         """How many lookups are queued, and how many under way, at all hosts."""
         return sum(lane.length for lane in self._lanes.values()), self._under_way.total()
 
+    def loads(self) -> dict[str, tuple[int, int]]:
+        """The same for each host that has any."""
+        loads: dict[str, tuple[int, int]] = {}
+        for lane in self._lanes.values():
+            if not lane.is_idle:
+                queued, under_way = loads.get(lane.host, (0, 0))
+                loads[lane.host] = (queued + lane.length, under_way + lane.under_way)
+        return loads
+
     # --- tickets
 
     def _is_asked(self, key: K, ticket: Ticket) -> bool:
         pending = self._pending.get(key, {}).get(ticket.tag)
         if pending is not None and _is_same_wish(pending.ticket, ticket):
-            if pending.ticket.lookup == ticket.lookup:
+            if pending.ticket.question == ticket.question:
                 pending.ticket = replace(ticket, slot=max(ticket.slot, pending.ticket.slot))
             return True
         arrived = self._arrived.get(key, {}).get(ticket.tag)
@@ -304,12 +367,34 @@ class Lanes(Generic[K]):
             pending.lane.drop(flight)
             pending.lane.forget(flight)
 
-    def _enqueue(self, lane: _Lane[K], key: K, ticket: Ticket) -> None:
-        question = _question(ticket.lookup)
-        flight = lane.flights.get(question)
+    def _seek(
+        self, key: K, ticket: Ticket, asks: Question, setbacks: tuple[Setback, ...]
+    ) -> tuple[_Lane[K] | None, bool]:
+        """Queue a ticket at the first place that may be asked; if there is none it is answered.
+
+        Gives the lane of the last place that was considered, and whether the ticket is queued there.
+        """
+        lane: _Lane[K] | None = None
+        following: Question | None = asks
+        while following is not None:
+            asks = following
+            lane = self._lane(key, asks.transport)
+            hold = self._crowded(asks.transport.host) if lane is None else self._hold(lane, asks)
+            if lane is not None and hold is None:
+                self._enqueue(lane, key, ticket, asks, setbacks)
+                return lane, True
+            if hold is not None:
+                setbacks = (*setbacks, hold)
+            following = asks.fallback
+        self._arrive(key, Answer(ticket, self._in_turn(key, setbacks), self._clock()))
+        return lane, False
+
+    def _enqueue(self, lane: _Lane[K], key: K, ticket: Ticket, asks: Question, setbacks: tuple[Setback, ...]) -> None:
+        identity = _identity(asks)
+        flight = lane.flights.get(identity)
         # A request is answered by a lookup that begins after it; anybody else by what is under way.
         if flight is None or (flight.is_started and ticket.request):
-            flight = lane.flights[question] = _Flight(ticket.lookup, question)
+            flight = lane.flights[identity] = _Flight(asks, identity)
         if not flight.is_started:
             lane.put(flight, key[0])
         flight.waiting[key, ticket.tag] = None
@@ -317,7 +402,7 @@ class Lanes(Generic[K]):
         lane.namespaces[key[0]] += 1
         if lane.namespaces[key[0]] == 1:
             self._busy[key[0]] += 1
-        self._pending.setdefault(key, {})[ticket.tag] = _Pending(ticket, flight, lane)
+        self._pending.setdefault(key, {})[ticket.tag] = _Pending(ticket, asks, setbacks, flight, lane)
 
     def _answered(self, lane: _Lane[K], key: K) -> None:
         """Count one ticket less."""
@@ -325,22 +410,47 @@ class Lanes(Generic[K]):
         if not _uncount(lane.namespaces, key[0]):
             _uncount(self._busy, key[0])
 
-    def _land(self, lane: _Lane[K], flight: _Flight[K], outcome: Outcome) -> None:
-        """Hand an outcome to all that wait for it, and report those keys for which the lane has nothing more."""
+    def _land(self, lane: _Lane[K], flight: _Flight[K], came: Found | Setback) -> None:
+        """Hand what came to all that wait for it, or have them go on to their next place; then report those keys for
+        which the lane has nothing more.
+        """
         at = self._clock()
         keys: dict[K, None] = {}
-        for key, tag in flight.waiting:
+        moved: dict[_Lane[K], None] = {}
+        waiting, flight.waiting = flight.waiting, {}
+        for key, tag in waiting:
             tags = self._pending[key]
             pending = tags.pop(tag)
             if not tags:
                 del self._pending[key]
             self._answered(lane, key)
             keys[key] = None
-            self._arrive(key, Answer(pending.ticket, outcome, at))
-        flight.waiting = {}
+            if not isinstance(came, Setback):
+                self._arrive(key, Answer(pending.ticket, _own(came, pending.asks), at))
+                continue
+            setbacks = (*pending.setbacks, came)
+            if pending.asks.fallback is None:
+                self._arrive(key, Answer(pending.ticket, self._in_turn(key, setbacks), at))
+                continue
+            following, is_queued = self._seek(key, pending.ticket, pending.asks.fallback, setbacks)
+            if following is not None and is_queued:
+                moved[following] = None
+        for other in moved:
+            self._pump(other)
         for key in keys:
-            if key not in lane.tickets:
+            if key not in lane.tickets and key in self._arrived:
                 self._report(key)
+
+    def _in_turn(self, key: K, setbacks: tuple[Setback, ...]) -> Failed | Deferred:
+        """What the places come to. Namespaces that wait for the same few come back at different times, and not in the
+        same order each time, or the first would have them all.
+        """
+        outcome = verdict(setbacks)
+        if not isinstance(outcome, Deferred) or not any(setback.is_scarce for setback in setbacks):
+            return outcome
+        spread = max(min(_SPREAD, outcome.until - self._clock()), timedelta())
+        share = zlib.crc32(f"{key[0]} {outcome.until.isoformat()}".encode()) / (1 << 32)
+        return replace(outcome, until=outcome.until + spread * share)
 
     # --- answers
 
@@ -393,32 +503,43 @@ class Lanes(Generic[K]):
             del self._lanes[name]
         return bool(idle)
 
-    def _hold(self, lane: _Lane[K], lookup: Lookup) -> Deferred | None:
-        """Why a lookup must not be asked now, if so."""
-        now = self._clock()
+    def _hold(self, lane: _Lane[K], asks: Question) -> Setback | None:
+        """Why a question must not be asked now, if so."""
+        now, host = self._clock(), lane.host
         if lane.breaker is not None and lane.breaker.until > now:
-            return self._defer(lane.host, "unreachable", lane.breaker.until, f"{lane.host} cannot be reached")
-        for fingerprint in _fingerprints(lookup):
+            why = f"{host} cannot be reached"
+            return self._defer(host, "unreachable", lane.breaker.until, why, lane.breaker.reason)
+        fingerprints = _fingerprints(asks)
+        for fingerprint in fingerprints:
             window = lane.windows.get(fingerprint)
             if window is not None and window.until > now:
-                return self._defer(lane.host, "retry-after", window.until, f"{lane.host} asks to wait")
-        return None
+                return self._defer(host, "retry-after", window.until, f"{host} asks to wait", window.reason)
+        if self._quota is None:
+            return None
+        # Whether a tag has moved is still asked when no pulls are left: that is a HEAD.
+        is_pull = isinstance(asks, Description) or (isinstance(asks, Lookup) and asks.known is None)
+        waits = [self._quota.held_until(host, fingerprint, is_pull=is_pull) for fingerprint in fingerprints]
+        until = min((wait for wait in waits if wait is not None), default=None)
+        return None if until is None or None in waits else self._exhausted(host, until)
 
-    def _crowded(self, lookup: Lookup) -> Deferred:
-        host = lookup.transport.host
+    def _crowded(self, host: str) -> Setback:
         until = self._clock() + self._limits.pause
-        return self._defer(host, "lanes", until, "too many different registries are being asked")
+        return self._defer(host, "lanes", until, "too many different registries are being asked", "Deferred")
 
-    def _defer(self, host: str, cause: str, until: datetime, why: str) -> Deferred:
+    def _exhausted(self, host: str, until: datetime) -> Setback:
+        setback = self._defer(host, "quota", until, f"{host} allows no more for now", RateLimited.reason)
+        return replace(setback, is_scarce=True)
+
+    def _defer(self, host: str, cause: str, until: datetime, why: str, reason: str) -> Setback:
         if self._on_throttle:
             self._on_throttle(host, cause)
-        return Deferred(until, why)
+        return Setback(host, reason, Deferred(until, why))
 
     def _defer_queued(self, lane: _Lane[K]) -> None:
         """Answer what is queued and must wait from now on."""
         lane.has_new_hold = False
         for flight in lane.each():
-            if hold := self._hold(lane, flight.lookup):
+            if hold := self._hold(lane, flight.asks):
                 lane.drop(flight)
                 lane.forget(flight)
                 self._land(lane, flight, hold)
@@ -437,7 +558,7 @@ class Lanes(Generic[K]):
         """Start the lane's next flight, if it may have one more under way."""
         # After failures one lookup goes first, to see whether the host is there again.
         limit = 1 if lane.breaker is not None else self._limits.concurrency
-        if lane.under_way >= limit:
+        if lane.under_way >= limit or not lane.length or self._is_early(lane):
             return None
 
         def may_fly(namespace: str) -> bool:
@@ -450,15 +571,31 @@ class Lanes(Generic[K]):
         if flight is not None:
             lane.under_way += 1
             self._under_way[flight.namespace] += 1
+            if self._quota is not None:
+                self._quota.begin(lane.host)
         return flight
+
+    def _is_early(self, lane: _Lane[K]) -> bool:
+        """Whether the host's pace lets none begin now; then the lane is looked at again in time."""
+        at = self._quota.ready_at(lane.host) if self._quota is not None else None
+        if at is None:
+            return False
+        if lane.timer is None:
+            seconds = min(max((at - self._clock()).total_seconds(), _SHORTEST_NAP), _LONGEST_NAP)
+            lane.timer = asyncio.get_running_loop().call_later(seconds, self._wake, lane, context=contextvars.Context())
+        return True
+
+    def _wake(self, lane: _Lane[K]) -> None:
+        lane.timer = None
+        self._pump(lane)
 
     async def _work(self, lane: _Lane[K], flight: _Flight[K] | None) -> None:
         while flight is not None:
-            outcome = await self._outcome(lane, flight.lookup)
+            came = await self._came(lane, flight.asks)
             lane.under_way -= 1
             lane.forget(flight)
             _uncount(self._under_way, flight.namespace)
-            self._land(lane, flight, outcome)
+            self._land(lane, flight, came)
             if lane.has_new_hold:
                 self._defer_queued(lane)
             self._hand_on(flight.namespace)
@@ -474,49 +611,67 @@ class Lanes(Generic[K]):
         if not lanes:
             self._passed_over.pop(namespace, None)
 
-    async def _outcome(self, lane: _Lane[K], lookup: Lookup) -> Outcome:
+    async def _came(self, lane: _Lane[K], asks: Question) -> Found | Setback:
         try:
-            resolved = await self._look_up(lookup)
+            found = await self._ask(asks)
+        except Exhausted as error:  # nothing was sent, so nothing is known of the host
+            self._look_once(lane, error.fingerprint, error.until)
+            return self._exhausted(lane.host, error.until)
         except RegistryError as error:
-            self._learn(lane, lookup, error)
-            return Failed(error.reason, error.message, error.retryable)
+            self._learn(lane, asks, error)
+            return Setback(lane.host, error.reason, Failed(error.reason, error.message, error.retryable))
         except Exception:  # a worker must outlive a bug
             log.exception("lookup failed", registry=lane.host)
-            return Failed("InternalError", "the lookup failed inside the controller; its log has more", retryable=True)
-        self._learn(lane, lookup, None)
-        return resolved
+            words = "the lookup failed inside the controller; its log has more"
+            return Setback(lane.host, "InternalError", Failed("InternalError", words, retryable=True))
+        self._learn(lane, asks, None)
+        return found
 
     # --- what answers say about the host
 
-    def _learn(self, lane: _Lane[K], lookup: Lookup, error: RegistryError | None) -> None:
+    def _look_once(self, lane: _Lane[K], fingerprint: str, until: datetime) -> None:
+        """Have the queue looked at for what the quota holds back now: once, and not for each that finds out."""
+        now = self._clock()
+        seen = lane.exhausted.get(fingerprint)
+        if seen is not None and seen > now:
+            return
+        if len(lane.exhausted) >= _MAX_WINDOWS:
+            lane.exhausted.clear()
+        lane.exhausted[fingerprint] = until
+        lane.has_new_hold = True
+
+    def _learn(self, lane: _Lane[K], asks: Question, error: RegistryError | None) -> None:
         if isinstance(error, Unreachable) and not isinstance(error, Untrusted):
-            self._learn_silence(lane)
+            self._learn_silence(lane, error.reason)
             return
         lane.failures, lane.breaker = 0, None
-        throttled = isinstance(error, TooManyRequests) or (
-            isinstance(error, Unavailable) and error.retry_after is not None
-        )
+        if isinstance(error, RateLimited) and error.is_pull_limit and self._quota is not None:
+            until = self._quota.held_until(lane.host, error.fingerprint, is_pull=True)
+            if until is not None:
+                self._look_once(lane, error.fingerprint, until)
+                return
+        throttled = isinstance(error, RateLimited) or (isinstance(error, Unavailable) and error.retry_after is not None)
         if error is not None and throttled:
-            self._learn_throttling(lane, lookup, error)
+            self._learn_throttling(lane, asks, error)
         elif error is None:
-            for fingerprint in _fingerprints(lookup):
+            for fingerprint in _fingerprints(asks):
                 window = lane.windows.get(fingerprint)
                 if window is not None and window.until <= self._clock():
                     del lane.windows[fingerprint]
 
-    def _learn_silence(self, lane: _Lane[K]) -> None:
+    def _learn_silence(self, lane: _Lane[K], reason: str) -> None:
         lane.failures += 1
         now = self._clock()
         if lane.failures < self._limits.failures or (lane.breaker is not None and lane.breaker.until > now):
             return
         strikes = lane.breaker.strikes + 1 if lane.breaker else 1
-        lane.breaker = _Wait(now + _doubled(self._limits.pause, strikes), strikes)
+        lane.breaker = _Wait(now + _doubled(self._limits.pause, strikes), reason, strikes)
         lane.has_new_hold = True
 
-    def _learn_throttling(self, lane: _Lane[K], lookup: Lookup, error: RegistryError) -> None:
+    def _learn_throttling(self, lane: _Lane[K], asks: Question, error: RegistryError) -> None:
         now = self._clock()
         lane.has_new_hold = True
-        fingerprints = _fingerprints(lookup)
+        fingerprints = _fingerprints(asks)
         throttled = {error.fingerprint}
         # Without a login the registry refused to say how to log in: then whoever wants to is kept out as well.
         if error.fingerprint not in fingerprints:
@@ -532,38 +687,67 @@ class Lanes(Generic[K]):
             until = max(now + wait, old.until) if old else now + wait
             if len(lane.windows) >= _MAX_WINDOWS:
                 del lane.windows[min(lane.windows, key=lambda name: lane.windows[name].until)]
-            lane.windows[fingerprint] = _Wait(until, strikes)
+            lane.windows[fingerprint] = _Wait(until, error.reason, strikes)
 
 
 def _is_same_wish(one: Ticket, other: Ticket) -> bool:
     return one.uid == other.uid and one.source == other.source and one.request == other.request
 
 
-def _question(lookup: Lookup) -> Hashable:
-    """Equal for lookups that have equal answers.
+def verdict(setbacks: tuple[Setback, ...]) -> Failed | Deferred:
+    """What it comes to that no place gave anything; they are in the order of the places.
 
-    That is by the canonical name, since an answer holds digests only. What is known counts too: in Legacy mode it is
-    given back as it came, and another stream's status is no authority for ours. So do the secrets' names, as a refusal
-    names them.
+    The last place's word counts: it is the source's own, where that may be asked. As long as it is not a final one, and
+    some place is yet to be asked, nothing is known.
     """
-    reference = lookup.reference
-    target = reference.digest or reference.tag or DEFAULT_TAG
-    return (
-        lookup.transport,
-        reference.path,
-        target,
-        lookup.credentials,
-        lookup.mode,
-        lookup.prefer,
-        lookup.known,
+    last = setbacks[-1].outcome
+    deferred = [setback.outcome for setback in setbacks if isinstance(setback.outcome, Deferred)]
+    if isinstance(last, Deferred) or (deferred and last.retryable):
+        return min(deferred, key=lambda outcome: outcome.until)
+    failed = [setback.outcome for setback in setbacks if isinstance(setback.outcome, Failed)]
+    earlier = list(dict.fromkeys(f"; mirror {setback.host}: {setback.reason}" for setback in setbacks[:-1]))
+    if len(earlier) > _MIRRORS_TOLD:
+        earlier[_MIRRORS_TOLD - 1 :] = [f"; and {len(earlier) - _MIRRORS_TOLD + 1} more mirrors"]
+    return Failed(
+        last.reason,
+        last.message + "".join(earlier),
+        retryable=bool(deferred) or any(outcome.retryable for outcome in failed),
     )
 
 
-def _fingerprints(lookup: Lookup) -> tuple[str, ...]:
-    """Whose credentials a lookup may use; the empty one is anonymous."""
-    if not lookup.credentials or not lookup.transport.credentials:
+def _own(found: Found, asks: Question) -> Found:
+    """What a flight found, for a ticket of its own: the name to record is not shared with others who asked."""
+    if isinstance(found, Resolved) and isinstance(asks, Lookup):
+        return Resolved(found.served, asks.recorded or asks.reference)
+    return found
+
+
+def _identity(asks: Question) -> Hashable:
+    """Equal for questions that have equal answers at their place; what is asked elsewhere afterwards does not count.
+
+    For a lookup that is by the canonical name, since an answer holds digests only. What is known counts too: in Legacy
+    mode it is given back as it came, and another stream's status is no authority for ours. So do the secrets' names, as
+    a refusal names them. A description holds the name as it was written.
+    """
+    reference = asks.reference
+    place = (type(asks), asks.transport, reference.path, asks.credentials)
+    match asks:
+        case Lookup():
+            target = reference.digest or reference.tag or DEFAULT_TAG
+            return (*place, target, asks.mode, asks.prefer, asks.known)
+        case Listing():
+            return (*place, asks.limit)
+        case Description():
+            return (*place, str(reference))
+        case _:
+            assert_never(asks)
+
+
+def _fingerprints(asks: Question) -> tuple[str, ...]:
+    """Whose credentials a question may use; the empty one is anonymous."""
+    if not asks.credentials or not asks.transport.credentials:
         return ("",)
-    return tuple(credential.fingerprint for credential in lookup.credentials)
+    return tuple(credential.fingerprint for credential in asks.credentials)
 
 
 def _doubled(first: timedelta, times: int) -> timedelta:

@@ -7,41 +7,58 @@
 - Redirects are followed by hand: five at most, never from https to http, never from a public to a private address, and
   without the Authorization header once host, port or scheme is another.
 - What is read has a cap, is not compressed, and comes in time.
+- A proxy resolves names itself, so behind one the address rule judges only what needs no name service. TLS goes through
+  it unopened, and is verified as always; that to the proxy itself always is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import enum
 import errno
 import ipaddress
+import re
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from imagestreams.core.policy import Address, refuse_address
+from imagestreams.core.policy import Address, Policy, refuse_address, refuse_port
+from imagestreams.core.policy import proxy_for as policy_proxy_for
 from imagestreams.core.reference import DOCKER_HUB, DOCKER_HUB_ALIASES
 from imagestreams.registry.auth import authority_of
-from imagestreams.registry.errors import InvalidAnswer, Refused, TooLarge, Unreachable, Untrusted
-from imagestreams.registry.messages import Request, Response
+from imagestreams.registry.errors import (
+    InvalidAnswer,
+    Refused,
+    Timeout,
+    TooLarge,
+    UnknownName,
+    Unreachable,
+    Untrusted,
+)
+from imagestreams.registry.messages import Redirect, Request, Response
 from imagestreams.registry.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from datetime import datetime
 
-    from imagestreams.core.policy import Policy, Transport
+    from aiohttp import ClientRequest
+
+    from imagestreams.core.policy import Transport
 
 MANIFEST_CAP: Final = 4 << 20
+BLOB_CAP: Final = 4 << 20
 TOKEN_CAP: Final = 64 << 10
 ERROR_CAP: Final = 64 << 10
 
@@ -51,7 +68,11 @@ _MAX_LOCATION: Final = 4096
 _PLAIN_HTTP_LIFE: Final = timedelta(minutes=10)
 _CA_FILE_LIFE: Final = timedelta(minutes=1)  # how long a replaced CA file goes unnoticed
 _HOSTS_REMEMBERED: Final = 4096
+_LOST: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 _RESOLVER_THREADS: Final = 32  # a name server that hangs holds one thread per host for some seconds
+
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
+_LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"})
 
 
 class AddressRule(Protocol):
@@ -66,18 +87,35 @@ class Reach:
     Attributes:
         refuse: see `core.policy.refuse_address`.
         listed: whether an administrator named a host, "host" or "host:port"; its addresses are exempt.
+        proxy_for: the proxy for a URL at a host to which a registry leads, its token service or where it redirects to,
+            empty for none; the registry's own is its transport's.
+        rules: what the others go by; another object once that has changed. Connections that were opened under other
+            rules are not used again.
     """
 
     refuse: AddressRule
     listed: Callable[[str], bool]
+    proxy_for: Callable[[URL], str] = lambda _: ""
+    rules: Callable[[], object] = lambda: None
 
     @classmethod
-    def of(cls, policy: Policy) -> Self:
+    def of(cls, policy: Policy | Callable[[], Policy], *, proxy_for: Callable[[URL], str] | None = None) -> Self:
+        """What a policy says, or the present one where it is replaced; of proxies what `proxy_for` says, if given."""
+
+        def present() -> Policy:
+            return policy if isinstance(policy, Policy) else policy()
+
         def listed(host: str) -> bool:
-            rule = policy.hosts.get(DOCKER_HUB if host in DOCKER_HUB_ALIASES else host)
+            rule = present().hosts.get(DOCKER_HUB if host in DOCKER_HUB_ALIASES else host)
             return rule is not None and rule.listed
 
-        return cls(partial(refuse_address, policy=policy), listed)
+        def refuse(address: Address, *, public_origin: bool) -> str | None:
+            return refuse_address(address, present(), public_origin=public_origin)
+
+        def proxy(url: URL) -> str:
+            return policy_proxy_for(present(), url.scheme, url.host or "", url.port or 0)
+
+        return cls(refuse, listed, proxy_for or proxy, present)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +141,25 @@ class _Strictness(enum.Enum):
     LISTED = "an administrator named the host: every address is good"
     NAMED = "a user named the host"
     LED = "a public host led here: private addresses are refused as well"
+    PROXIED = "a proxy opens the connection: only its own address is ever resolved here"
+
+
+@dataclass(frozen=True, slots=True)
+class _Proxy:
+    """Where the connections of a host begin; `name` is for messages, `authorization` the login that its URL held."""
+
+    url: URL
+    name: str
+    authorization: str = field(repr=False)
+
+
+@dataclass(eq=False, slots=True)
+class _Pool:
+    """Connections of one strictness. Once `is_retired` it takes no more requests, and closes with its last one."""
+
+    session: aiohttp.ClientSession
+    busy: int = 0
+    is_retired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +194,17 @@ class Connections:
         self._timeouts = timeouts
         self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._resolver = resolver or _SystemResolver()
-        self._sessions: dict[_Strictness, aiohttp.ClientSession] = {}
+        self._pools: dict[_Strictness, _Pool] = {}
+        self._rules = reach.rules()
         self._certificates = _Certificates(clock)
+        self._clock = clock
         self._plain: Recent[str, bool] = Recent(_HOSTS_REMEMBERED, clock=clock, life=_PLAIN_HTTP_LIFE)
         self._public: Recent[str, bool] = Recent(_HOSTS_REMEMBERED, clock=clock)
 
     async def close(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        for pool in self._pools.values():
+            await pool.session.close()
+        self._pools.clear()
         await self._resolver.close()
 
     async def exchange(self, request: Request, transport: Transport, *, cap: int, seconds: float) -> Response:
@@ -156,7 +215,7 @@ class Connections:
             seconds: what is left for it; the timeout of a request holds as well.
 
         Raises:
-            Unreachable: no answer.
+            Unreachable: no answer; or one of its kinds, Timeout, UnknownName and Untrusted.
             Refused: where it leads must not be contacted.
             TooLarge: a good answer is larger than `cap`.
             InvalidAnswer: what came is no HTTP, compressed, or redirects without end.
@@ -165,7 +224,8 @@ class Connections:
             async with asyncio.timeout(min(seconds, self._timeouts.request)):
                 return await self._exchange(request, transport, cap)
         except TimeoutError:
-            raise Unreachable(f"{request.url.host} did not answer in time") from None
+            proxy = self._proxy(request.url, transport, URL(transport.endpoint))
+            raise Timeout(_late(request.url.host or "", proxy)) from None
 
     async def _exchange(self, request: Request, transport: Transport, cap: int) -> Response:
         home = URL(transport.endpoint)
@@ -173,14 +233,15 @@ class Connections:
         led = not is_home and self._is_public(home.host or "")
         hop = _Hop(request.url, request.authorization, led, is_first=True)
         response = await self._first(hop, request, transport, home, cap)
-        for _ in range(_MAX_REDIRECTS):
-            if response.status not in _REDIRECTS:
-                return response
+        way: list[Redirect] = []
+        # What a POST holds is for the one it was sent to.
+        while response.status in _REDIRECTS and request.method != "POST":
+            if len(way) == _MAX_REDIRECTS:
+                raise InvalidAnswer(f"{transport.host} redirects more than {_MAX_REDIRECTS} times")
+            way.append(Redirect(response.status, response.headers, response.url))
             hop = self._next(hop, response, transport, home)
             response = await self._send(hop, request, transport, home, cap)
-        if response.status in _REDIRECTS:
-            raise InvalidAnswer(f"{transport.host} redirects more than {_MAX_REDIRECTS} times")
-        return response
+        return replace(response, way=tuple(way)) if way else response
 
     def _next(self, hop: _Hop, response: Response, transport: Transport, home: URL) -> _Hop:
         url = redirect_target(response.url, response.headers.get("Location", ""))
@@ -222,27 +283,94 @@ class Connections:
     async def _send(self, hop: _Hop, request: Request, transport: Transport, home: URL, cap: int) -> Response:
         strictness = self._strictness(hop, transport, home)
         host = hop.url.host or ""
-        # Names are judged when they are resolved; an address in a URL never is.
-        if strictness is not _Strictness.LISTED and (address := _address(host)) is not None:
-            self._vetted(strictness, host, [address])
+        proxy = self._proxy(hop.url, transport, home)
+        if strictness is not _Strictness.LISTED:
+            self._vet(strictness, hop.url, is_proxied=proxy is not None)
         headers = dict(self._headers)
         if request.accept:
             headers["Accept"] = request.accept
+        if request.content_type:
+            headers["Content-Type"] = request.content_type
         if hop.authorization:
             headers["Authorization"] = hop.authorization
         context: ssl.SSLContext | bool = False
         if hop.url.scheme == "https":
             verified = not transport.insecure or host != home.host
-            context = await self._certificates.context(transport.ca_file, verified=verified)
-        try:
-            async with self._session(strictness).request(
-                request.method, hop.url, headers=headers, allow_redirects=False, ssl=context
-            ) as answer:
-                body = await _read(answer, cap)
-                return Response(answer.status, answer.headers, body, hop.url)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # The library's error holds the request's headers, which are not for a traceback.
-            raise _failure(error, authority_of(hop.url)) from None
+            context = await self._certificates.context(transport.ca_file, transport.ca, verified=verified)
+        through: dict[str, str] | None = None
+        if proxy is not None:
+            strictness, through = _Strictness.PROXIED, {"User-Agent": self._headers["User-Agent"]}
+            if proxy.authorization:
+                # What is tunnelled is none of the proxy's business, and its login none of the registry's.
+                side = through if hop.url.scheme == "https" else headers
+                side["Proxy-Authorization"] = proxy.authorization
+        attempts = 2 if request.method == "POST" else 1
+        while True:
+            attempts -= 1
+            try:
+                async with (
+                    self._session(strictness) as session,
+                    session.request(
+                        request.method,
+                        hop.url,
+                        headers=headers,
+                        data=request.body or None,
+                        allow_redirects=False,
+                        ssl=context,
+                        proxy=proxy.url if proxy else None,
+                        proxy_headers=through,
+                    ) as answer,
+                ):
+                    if proxy is not None and answer.status == 407:
+                        raise Unreachable(_proxy_answered(proxy, 407, authority_of(hop.url)))
+                    body = await _read(answer, cap)
+                    return Response(answer.status, answer.headers, body, hop.url)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                # An idle connection that the other side has closed meanwhile: the library sends all but a POST again.
+                if attempts and isinstance(error, _LOST) and not isinstance(error, aiohttp.ClientConnectorError):
+                    continue
+                # The library's error holds the request's headers, which are not for a traceback.
+                raise _failure(error, authority_of(hop.url), proxy) from None
+
+    def _proxy(self, url: URL, transport: Transport, home: URL) -> _Proxy | None:
+        text = transport.proxy if url.host == home.host else self._reach.proxy_for(url)
+        if not text:
+            return None
+        proxy = _proxy_of(text)
+        if proxy is None:
+            raise Refused(
+                f"{url.host} is not contacted: the proxy that is configured for it is not http://host[:port] "
+                "or https://host[:port], with or without user:password@"
+            )
+        return proxy
+
+    def _vet(self, strictness: _Strictness, url: URL, *, is_proxied: bool) -> None:
+        """Judge what a URL itself says. Names are judged when they are resolved; an address never is.
+
+        Raises:
+            Refused: it must not be contacted.
+        """
+        host = url.host or ""
+        if why := refuse_port(url.port or 0):
+            raise Refused(f"{host} is not contacted at {why}, and no administrator lists it")
+        if (address := _address(host)) is not None:
+            self._vetted(strictness, host, [address])
+        elif is_proxied:
+            self._vet_name(strictness, host)
+
+    def _vet_name(self, strictness: _Strictness, host: str) -> None:
+        """Judge those names of which it is known, without asking a name service, what a proxy would make of them."""
+        name = host.rstrip(".").lower()
+        if name in _LOCAL_NAMES or name.endswith(".localhost"):
+            self._vetted(strictness, host, [ipaddress.IPv4Address("127.0.0.1")])
+        elif name == "metadata.google.internal":
+            self._vetted(strictness, host, [ipaddress.IPv4Address("169.254.169.254")])
+        elif _NUMBER.fullmatch(name.rpartition(".")[2]):
+            try:
+                address = _address(name) or ipaddress.IPv4Address(socket.inet_aton(name))  # 127.1, 0x7f.1, 2130706433
+            except OSError:
+                raise Refused(f"{host} is not contacted: it is neither a name nor an address") from None
+            self._vetted(strictness, host, [address])
 
     def _strictness(self, hop: _Hop, transport: Transport, home: URL) -> _Strictness:
         if hop.url.host == home.host:
@@ -253,27 +381,51 @@ class Connections:
             return _Strictness.LISTED
         return _Strictness.LED if hop.from_public else _Strictness.NAMED
 
-    def _session(self, strictness: _Strictness) -> aiohttp.ClientSession:
-        session = self._sessions.get(strictness)
-        if session is None:
-            connector = aiohttp.TCPConnector(
-                resolver=_VettingResolver(self._resolver, partial(self._vetted, strictness)),
-                limit=0,  # the lanes limit what is under way for each host
-                keepalive_timeout=75,
-                ttl_dns_cache=300,
-            )
-            session = self._sessions[strictness] = aiohttp.ClientSession(
-                connector=connector,
-                connector_owner=True,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                auto_decompress=False,
-                requote_redirect_url=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, connect=self._timeouts.connect, sock_read=self._timeouts.idle
-                ),
-            )
-        return session
+    @contextlib.asynccontextmanager
+    async def _session(self, strictness: _Strictness) -> AsyncIterator[aiohttp.ClientSession]:
+        if self._reach.rules() is not self._rules:
+            await self._retire()
+        pool = self._pools.get(strictness)
+        if pool is None:
+            trusted = await self._certificates.context("", "", verified=True)
+            # Another request may have made it meanwhile.
+            pool = self._pools.get(strictness) or _Pool(self._new_session(strictness, trusted))
+            self._pools[strictness] = pool
+        pool.busy += 1
+        try:
+            yield pool.session
+        finally:
+            pool.busy -= 1
+            if pool.is_retired and not pool.busy:
+                await pool.session.close()
+
+    async def _retire(self) -> None:
+        """Use no connection again, and no memory of a name: the rules by which they were judged have changed."""
+        self._rules = self._reach.rules()
+        self._public = Recent(_HOSTS_REMEMBERED, clock=self._clock)
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.is_retired = True
+            if not pool.busy:
+                await pool.session.close()
+
+    def _new_session(self, strictness: _Strictness, trusted: ssl.SSLContext) -> aiohttp.ClientSession:
+        is_proxied = strictness is _Strictness.PROXIED
+        connector = (partial(_ProxyConnector, trusted) if is_proxied else aiohttp.TCPConnector)(
+            resolver=_VettingResolver(self._resolver, partial(self._vetted, strictness)),
+            limit=0,  # the lanes limit what is under way for each host
+            keepalive_timeout=75,
+            ttl_dns_cache=300,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            connector_owner=True,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            requote_redirect_url=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect, sock_read=self._timeouts.idle),
+        )
 
     def _vetted(self, strictness: _Strictness, host: str, addresses: list[Address]) -> frozenset[Address]:
         """Those of a host's addresses that may be contacted.
@@ -282,7 +434,7 @@ class Connections:
             Refused: if that is none.
         """
         self._public.put(host, any(self._reach.refuse(address, public_origin=True) is None for address in addresses))
-        if strictness is _Strictness.LISTED:
+        if strictness in {_Strictness.LISTED, _Strictness.PROXIED}:
             return frozenset(addresses)
         led = strictness is _Strictness.LED
         verdicts = {address: self._reach.refuse(address, public_origin=led) for address in addresses}
@@ -370,17 +522,17 @@ _SOCKET_FAULTS: Final = {
 }
 
 
-def _failure(error: Exception, host: str) -> Unreachable | InvalidAnswer:
+def _failure(error: Exception, host: str, proxy: _Proxy | None) -> Unreachable | InvalidAnswer:
     """The library's error in our words, which do not differ from one attempt to the next."""
+    if proxy is not None and (failure := _proxy_failure(error, host, proxy)):
+        return failure
     match error:
         case TimeoutError():
-            return Unreachable(f"{host} did not answer in time")
+            return Timeout(_late(host, proxy))
         case aiohttp.ClientConnectorDNSError():
-            return Unreachable(f"{host} is not known to the name service")
-        case aiohttp.ClientConnectorCertificateError(certificate_error=cause):
-            code = getattr(cause, "verify_code", 0)
-            why = _CERTIFICATE_FAULTS.get(code, "it cannot be verified")
-            return Untrusted(f"the certificate of {host} is not trusted: {why}")
+            return UnknownName(f"{host} is not known to the name service")
+        case aiohttp.ClientConnectorCertificateError():
+            return Untrusted(_distrust(host, error))
         case aiohttp.ClientSSLError():
             return Untrusted(f"{host} does not speak TLS; for plain http alone the import policy must be insecure")
         case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
@@ -393,6 +545,59 @@ def _failure(error: Exception, host: str) -> Unreachable | InvalidAnswer:
             return Unreachable(f"{host} broke the connection off")
 
 
+def _proxy_failure(error: Exception, host: str, proxy: _Proxy) -> Unreachable | None:
+    """The failure of a proxy; None where it is that of the host behind it."""
+    who = f"the proxy {proxy.name}"
+    match error:
+        case aiohttp.ClientHttpProxyError(status=status):
+            return Unreachable(_proxy_answered(proxy, status, host))
+        case aiohttp.ClientConnectorDNSError():
+            return Unreachable(f"{who} is not known to the name service")
+        case aiohttp.ClientConnectorCertificateError(host=name, port=port) if _is_at(proxy, name, port):
+            return Unreachable(_distrust(who, error))
+        case aiohttp.ClientConnectorSSLError(host=name, port=port) if _is_at(proxy, name, port):
+            return Unreachable(f"{who} does not speak TLS; write http:// for a proxy in plain http")
+        case aiohttp.ClientProxyConnectionError(errno=number):
+            return Unreachable(f"{who} {_SOCKET_FAULTS.get(number or 0, 'cannot be connected to')}")
+        case _:
+            return None
+
+
+def _is_at(proxy: _Proxy, host: str, port: int | None) -> bool:
+    return (proxy.url.host, proxy.url.port) == (host, port)
+
+
+def _proxy_answered(proxy: _Proxy, status: int, host: str) -> str:
+    if status == 407:
+        return f"the proxy {proxy.name} wants another login (407); it belongs into the URL of the proxy"
+    return f"the proxy {proxy.name} answered {status} when it was asked for {host}"
+
+
+def _late(host: str, proxy: _Proxy | None) -> str:
+    # Whose silence it is cannot always be told.
+    return f"{host} did not answer in time" + (f" through the proxy {proxy.name}" if proxy else "")
+
+
+def _distrust(who: str, error: Exception) -> str:
+    code = getattr(getattr(error, "certificate_error", None), "verify_code", 0)
+    return f"the certificate of {who} is not trusted: {_CERTIFICATE_FAULTS.get(code, 'it cannot be verified')}"
+
+
+@lru_cache(maxsize=64)
+def _proxy_of(text: str) -> _Proxy | None:
+    try:
+        url = URL(text)
+        host, port = url.host, url.port
+    except ValueError:
+        return None
+    user, password = url.user or "", url.password or ""
+    if url.scheme not in {"http", "https"} or not host or not port or ":" in user:
+        return None
+    bare = url.origin()
+    login = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
+    return _Proxy(bare, authority_of(bare), f"Basic {login}" if login else "")
+
+
 def _address(host: str) -> Address | None:
     # Only the last label of a name can tell it from an IPv4 address, and most hosts are names.
     if not host or not (host[-1].isdigit() or ":" in host):
@@ -401,6 +606,21 @@ def _address(host: str) -> Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+class _ProxyConnector(aiohttp.TCPConnector):
+    """Verifies a proxy's own certificate also where that of the host behind it does not count: a login may go there."""
+
+    def __init__(self, trusted: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self._trusted = trusted
+
+    def _get_ssl_context(self, req: ClientRequest) -> ssl.SSLContext | None:
+        context = super()._get_ssl_context(req)
+        # The request that opens the connection to a proxy is the one without a proxy of its own.
+        if req.proxy is None and context is not None and context.verify_mode is ssl.CERT_NONE:
+            return self._trusted
+        return context
 
 
 class _VettingResolver(AbstractResolver):
@@ -448,6 +668,9 @@ class _SystemResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+_Authorities = tuple[str, str]  # a file and a PEM text
+
+
 class _Certificates:
     """TLS contexts, made once for each CA file and again when the file has changed.
 
@@ -455,33 +678,40 @@ class _Certificates:
     """
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
-        self._contexts: Recent[str, tuple[tuple[int, int], ssl.SSLContext]] = Recent(1024, clock=clock)
-        self._checked: Recent[str, ssl.SSLContext] = Recent(1024, clock=clock, life=_CA_FILE_LIFE)
+        self._contexts: Recent[_Authorities, tuple[tuple[int, int], ssl.SSLContext]] = Recent(1024, clock=clock)
+        self._checked: Recent[_Authorities, ssl.SSLContext] = Recent(1024, clock=clock, life=_CA_FILE_LIFE)
         self._unverified: ssl.SSLContext | None = None
         self._lock = asyncio.Lock()
 
-    async def context(self, ca_file: str, *, verified: bool) -> ssl.SSLContext:
-        """Raises Untrusted if the CA file cannot be read."""
+    async def context(self, ca_file: str, ca: str, *, verified: bool) -> ssl.SSLContext:
+        """For the system's authorities and those of a file and of a PEM text, both of which may be empty.
+
+        Raises:
+            Untrusted: they cannot be read.
+        """
         if not verified:
             self._unverified = self._unverified or _unverified_context()
             return self._unverified
-        context = self._checked.get(ca_file)
+        key = (ca_file, ca)
+        context = self._checked.get(key)
         if context is None:
             async with self._lock:
-                context = self._checked.get(ca_file) or await self._fresh(ca_file)
-                self._checked.put(ca_file, context)
+                context = self._checked.get(key) or await self._fresh(key)
+                self._checked.put(key, context)
         return context
 
-    async def _fresh(self, ca_file: str) -> ssl.SSLContext:
+    async def _fresh(self, key: _Authorities) -> ssl.SSLContext:
+        ca_file, ca = key
         try:
             stamp = await asyncio.to_thread(_stamp, ca_file)
-            known = self._contexts.get(ca_file)
+            known = self._contexts.get(key)
             if known and known[0] == stamp:
                 return known[1]
-            context = await asyncio.to_thread(_verified_context, ca_file)
-        except (OSError, ssl.SSLError):
-            raise Untrusted("the CA file that is configured for the host cannot be read") from None
-        self._contexts.put(ca_file, (stamp, context))
+            context = await asyncio.to_thread(_verified_context, ca_file, ca)
+        except (OSError, ValueError, TypeError):
+            what = "CA file that is" if ca_file else "CA certificates that are"
+            raise Untrusted(f"the {what} configured for the host cannot be read") from None
+        self._contexts.put(key, (stamp, context))
         return context
 
 
@@ -492,10 +722,12 @@ def _stamp(ca_file: str) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size)
 
 
-def _verified_context(ca_file: str) -> ssl.SSLContext:
+def _verified_context(ca_file: str, ca: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca_file:
         context.load_verify_locations(ca_file)
+    if ca:
+        context.load_verify_locations(cadata=ca)
     context.set_alpn_protocols(["http/1.1"])
     return context
 

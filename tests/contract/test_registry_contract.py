@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import secrets
 from datetime import UTC, datetime
@@ -14,10 +15,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from dev.images import helm_chart, image, index, push
+from dev.images import digest_of, helm_chart, image, index, push
 from dev.registries import Registry, available
 from imagestreams.core.keychain import Credential
-from imagestreams.core.lookup import ImportMode, Lookup, Served
+from imagestreams.core.lookup import Description, ImportMode, Listed, Listing, Lookup, Served
 from imagestreams.core.manifest import Platform
 from imagestreams.core.policy import HostRule, Policy, Refused, transport_for
 from imagestreams.core.reference import ImageReference
@@ -85,6 +86,18 @@ class Asker:
     def credential(self):
         registry = self.registry
         return (Credential(registry.username, registry.password, "good"),) if registry.username else ()
+
+    async def list_tags(self, path, *, credentials=None, limit=1000):
+        return await self.client.answer(Listing(*self._place(path, credentials), limit))
+
+    async def describe(self, path, digest):
+        """The Image object without what it is called."""
+        return json.loads((await self.client.answer(Description(*self._place(f"{path}@{digest}", None)))).body)
+
+    def _place(self, name, credentials):
+        reference = ImageReference.parse(f"{self.registry.host}/{name}")
+        transport = transport_for(self.policy, reference, insecure=False)
+        return reference, transport, self.credential if credentials is None else credentials
 
     async def look_up(self, name, *, credentials=None, mode=PRESERVE, prefer=None, known=None, policy=None):
         reference = ImageReference.parse(f"{self.registry.host}/{name}")
@@ -223,6 +236,51 @@ async def test_a_wrong_credential_is_named_and_the_next_one_tried(asker, put, re
         await asker.look_up(path, credentials=(WRONG,))
     assert WRONG.password not in str(caught.value)
     assert (await asker.look_up(path, credentials=(WRONG, *asker.credential))).digest == content.digest
+
+
+async def test_the_tags_of_a_repository_are_listed_best_first(asker, put, registry):
+    for tag in ("8.3", "8.4", "edge", "latest", "v8.4.1"):
+        path = await put(image(), tag=tag)
+    asker.requests.clear()
+    assert await asker.list_tags(path) == Listed(("latest", "8.4", "8.3", "v8.4.1", "edge"), found=5, is_complete=True)
+    assert asker.requests[-1] == "GET tags 200"
+    assert (await asker.list_tags(path, limit=2)).tags == ("latest", "8.4")
+    with pytest.raises(NotFound, match=f'^repository "{registry.host}/acme/nothing-here" not found$'):
+        await asker.list_tags("acme/nothing-here")
+    if registry.username:
+        with pytest.raises(Unauthorized, match=r'to the repository ".*there is no credential for it'):
+            await asker.list_tags(path, credentials=())
+
+
+async def test_a_list_of_tags_comes_in_pages(asker, put, monkeypatch):
+    """Also from 2.8, which knows no pages and says all at once."""
+    monkeypatch.setattr("imagestreams.registry.client.PAGE_SIZE", 2)
+    for tag in "abcde":
+        path = await put(image(), tag=tag)
+    assert await asker.list_tags(path) == Listed(tuple("abcde"), found=5, is_complete=True)
+
+
+@pytest.mark.parametrize("media", ["oci", "docker"])
+async def test_an_image_is_described_by_manifest_and_config(asker, put, media, registry):
+    content = image(media=media, config={"Labels": {"a": "b"}})
+    path = await put(content)
+    await asker.look_up(path)
+    asker.requests.clear()
+    described = await asker.describe(path, content.digest)
+    assert asker.requests == ["GET manifest 200", "GET blob 200"]
+    assert described["dockerImageReference"] == f"{registry.host}/{path}@{content.digest}"
+    assert described["dockerImageMetadata"]["Id"] == digest_of(content.config)
+    assert described["dockerImageMetadata"]["Config"]["Labels"] == {"a": "b"}
+
+
+async def test_an_index_is_described_by_itself(asker, put):
+    content = index([image(), image(architecture="arm64", text="arm")])
+    path = await put(content)
+    await asker.look_up(path)
+    asker.requests.clear()
+    described = await asker.describe(path, content.digest)
+    assert asker.requests == ["GET manifest 200"]
+    assert [each["architecture"] for each in described["dockerImageManifests"]] == ["amd64", "arm64"]
 
 
 @pytest.mark.parametrize("registry", [case(*each) for each in CASES if each[1] == "token"], indirect=True)

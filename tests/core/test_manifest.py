@@ -23,6 +23,7 @@ from imagestreams.core.manifest import (
     InvalidManifest,
     NotAnImage,
     Platform,
+    TooMany,
     choose,
     digest_of,
     parse_manifest,
@@ -186,8 +187,6 @@ BROKEN = [
     pytest.param(index(), "", "names no image", id="empty index"),
     pytest.param(index(on("unknown", "unknown")), "", "names no image", id="attestations only"),
     pytest.param({"schemaVersion": 2, "manifests": [descriptor("a/b")]}, "", "names no image", id="foreign children"),
-    pytest.param(index(*[AMD64] * (MAX_CHILDREN + 1)), "", "128 are allowed", id="too many children"),
-    pytest.param(image(layers=[OCI_LAYER] * (MAX_LAYERS + 1)), "", "1024 are allowed", id="too many layers"),
     pytest.param(image() | {"config": {"mediaType": OCI_CONFIG}}, "", "malformed", id="no digest"),
     pytest.param(image() | {"config": descriptor(OCI_CONFIG, digest="sha256:x")}, "", "not a digest", id="bad digest"),
     pytest.param(
@@ -203,6 +202,26 @@ BROKEN = [
     pytest.param(b'{"x":' + b"[" * 200_000, "", "nested too deeply", id="deep"),
     pytest.param(b'{"schemaVersion":' + b"9" * 10_000 + b"}", "", "manifest", id="huge number"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        pytest.param(index(*[AMD64] * (MAX_CHILDREN + 1)), "names 129 manifests; 128 are allowed", id="one child more"),
+        pytest.param(index(*[AMD64] * 10_000), "names 10000 manifests; 128 are allowed", id="10,000 children"),
+        pytest.param(
+            image(layers=[OCI_LAYER] * (MAX_LAYERS + 1)), "has 1025 layers; 1024 are allowed", id="one layer more"
+        ),
+    ],
+)
+def test_what_is_without_measure_is_refused_as_that(body, words):
+    with pytest.raises(TooMany, match=words):
+        parse(body)
+
+
+@pytest.mark.parametrize("body", [index(*[AMD64] * MAX_CHILDREN), image(layers=[OCI_LAYER] * MAX_LAYERS)])
+def test_what_is_large_is_read(body):
+    parse(body)
 
 
 @pytest.mark.parametrize(("body", "header", "words"), BROKEN)
@@ -304,6 +323,29 @@ ARM, ARM64, WINDOWS, UNKNOWN = (
 def test_the_choice_from_an_index(prefer, children, chosen):
     parsed = parse(index(*children))
     assert choose(parsed, Platform.parse(prefer) if prefer else None).digest == digest(chosen)
+
+
+@pytest.mark.parametrize(
+    ("child", "is_one"),
+    [
+        pytest.param(descriptor(OCI_MANIFEST), True, id="an image"),
+        pytest.param(descriptor(OCI_INDEX), True, id="an index"),
+        pytest.param(descriptor(OCI_MANIFEST, artifactType=OCI_CONFIG), True, id="artifactType repeats the config's"),
+        pytest.param(descriptor(OCI_MANIFEST, platform=on("linux", "unknown")), True, id="half unknown"),
+        pytest.param(descriptor(OCI_MANIFEST, platform=UNKNOWN), False, id="an attestation of BuildKit's"),
+        pytest.param(descriptor(OCI_MANIFEST, artifactType="application/vnd.in-toto+json"), False, id="an attestation"),
+        pytest.param(descriptor(OCI_MANIFEST, artifactType="\x1b[31m"), False, id="who knows what"),
+        pytest.param(descriptor("application/vnd.in-toto+json"), False, id="a document"),
+        pytest.param(descriptor(SCHEMA_1), False, id="schema 1"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [False, True])
+def test_what_may_be_chosen_from_an_index(child, is_one, is_first):
+    other = descriptor(OCI_MANIFEST, 7)
+    children = [child, other] if is_first else [other, child]
+    parsed = parse({"schemaVersion": 2, "manifests": children})
+    assert [each.may_be_image for each in parsed.manifests] == ([is_one, True] if is_first else [True, is_one])
+    assert choose(parsed, None).digest == digest(0 if is_one and is_first else 7)
 
 
 @pytest.mark.parametrize("children", [(), (Descriptor(OCI_MANIFEST, digest(), 1, Platform("unknown", "unknown")),)])

@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import parse_qsl, urlencode
 
 import trustme
 from aiohttp import web
@@ -38,6 +39,8 @@ SERVICE = "fake-registry"
 _MANIFESTS = re.compile(r"/v2/(?P<path>.+)/manifests/(?P<target>[^/]+)")
 _BLOBS = re.compile(r"/v2/(?P<path>.+)/blobs/(?P<digest>sha256:[0-9a-f]{64})")
 _UPLOADS = re.compile(r"/v2/(?P<path>.+)/blobs/uploads/(?P<id>[^/]*)")
+_TAGS = re.compile(r"/v2/(?P<path>.+)/tags/list")
+_FORM = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Seen:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    form: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def authorization(self) -> str:
@@ -181,7 +185,8 @@ class FakeServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = {name: request.headers[name] for name in request.headers}
-        self.requests.append(Seen(request.method, request.path, dict(request.query), headers))
+        form = dict(parse_qsl((await request.read()).decode())) if headers.get("Content-Type") == _FORM else {}
+        self.requests.append(Seen(request.method, request.path, dict(request.query), headers, form))
         async with self._arrivals:
             self._arrivals.notify_all()
         for rule in self._rules:
@@ -205,12 +210,14 @@ class FakeTokens(FakeServer):
 
     Attributes:
         life: seconds that a token is said to be good for; None says nothing.
+        identities: who is meant by an identity token, exchanged by POST; with None it knows no POST.
     """
 
     def __init__(self, users: Mapping[str, str], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         super().__init__(host=host, tls=tls)
         self.users = dict(users)
         self.life: float | None = 300
+        self.identities: dict[str, str] | None = {}
         self._granted: dict[str, frozenset[tuple[str, str]]] = {}
 
     @property
@@ -225,11 +232,29 @@ class FakeTokens(FakeServer):
         return (path, action) in self._granted.get(token, ())
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            return await self._exchange(request)
         name, password = credentials_in(request.headers.get("Authorization", ""))
         if name and self.users.get(name) != password:
             return error(401, "UNAUTHORIZED")
+        token = self._grant(name, request.query.getall("scope", []))
+        life = {"expires_in": self.life} if self.life is not None else {}
+        return web.json_response({"token": token, **life})
+
+    async def _exchange(self, request: web.Request) -> web.Response:
+        """OAuth 2: an identity token for one of requests, and perhaps another identity token."""
+        if self.identities is None:
+            return error(405, "UNSUPPORTED")
+        form = await request.post()
+        name = self.identities.get(str(form.get("refresh_token", "")))
+        if form.get("grant_type") != "refresh_token" or name is None:
+            return web.json_response({"error": "invalid_grant"}, status=401)
+        token = self._grant(name, str(form.get("scope", "")).split(" "))
+        return web.json_response({"access_token": token, "refresh_token": "rotated", "expires_in": self.life or 60})
+
+    def _grant(self, name: str, scopes: list[str]) -> str:
         granted: set[tuple[str, str]] = set()
-        for scope in request.query.getall("scope", []):
+        for scope in scopes:
             kind, _, rest = scope.partition(":")
             path, _, actions = rest.rpartition(":")
             for action in actions.split(","):
@@ -237,8 +262,7 @@ class FakeTokens(FakeServer):
                     granted.add((path, action))
         token = secrets.token_urlsafe(32)
         self._granted[token] = frozenset(granted)
-        life = {"expires_in": self.life} if self.life is not None else {}
-        return web.json_response({"token": token, **life})
+        return token
 
 
 class FakeRegistry(FakeServer):
@@ -246,7 +270,7 @@ class FakeRegistry(FakeServer):
 
     Args:
         auth: "none", "htpasswd" (Basic) or "token", with a token service of its own at another port.
-        tls: https, with a certificate for localhost and the address, signed by `ca_pem`.
+        tls: https, with a certificate for localhost, registry.example and the address, signed by `ca_pem`.
 
     Attributes:
         users: name and password of those who may come in.
@@ -273,7 +297,7 @@ class FakeRegistry(FakeServer):
         self.ca_pem, self.ca_file = authority.cert_pem.bytes(), Path(self._directory.name) / "ca.pem"
         self.ca_file.write_bytes(self.ca_pem)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        authority.issue_cert("localhost", host).configure_cert(context)
+        authority.issue_cert("localhost", "registry.example", host).configure_cert(context)
         return context
 
     async def start(self) -> Self:
@@ -308,6 +332,8 @@ class FakeRegistry(FakeServer):
         if isinstance(content, Index):
             for child in content.images:
                 self.add(path, None, child)
+        else:
+            self.repositories.setdefault(path, Repository()).blobs[digest_of(content.config)] = content.config
         return self.put(path, tag, content.media_type, content.manifest)
 
     def put(self, path: str, tag: str | None, media_type: str, manifest: bytes) -> str:
@@ -320,7 +346,7 @@ class FakeRegistry(FakeServer):
         return digest
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        path = next((m["path"] for p in (_UPLOADS, _MANIFESTS, _BLOBS) if (m := p.fullmatch(request.path))), "")
+        path = next((m["path"] for p in (_UPLOADS, _MANIFESTS, _BLOBS, _TAGS) if (m := p.fullmatch(request.path))), "")
         action = "pull" if request.method in {"GET", "HEAD"} else "push"
         if denial := self._deny(request, path, action):
             return denial
@@ -331,7 +357,21 @@ class FakeRegistry(FakeServer):
         if match := _BLOBS.fullmatch(request.path):
             blob = self.repositories.get(match["path"], Repository()).blobs.get(match["digest"])
             return error(404, "BLOB_UNKNOWN") if blob is None else web.Response(body=blob)
+        if match := _TAGS.fullmatch(request.path):
+            return self._list(request, match["path"])
         return web.Response(headers={"Docker-Distribution-Api-Version": "registry/2.0"})
+
+    def _list(self, request: web.Request, path: str) -> web.Response:
+        """The tags in order, `n` at a time, with a link to the rest."""
+        if path not in self.repositories:
+            return error(404, "NAME_UNKNOWN")
+        tags = [tag for tag in sorted(self.repositories[path].tags) if tag > request.query.get("last", "")]
+        count = int(request.query.get("n", len(tags)))
+        headers = {}
+        if tags[count:]:
+            query = urlencode({"last": tags[count - 1], "n": count})
+            headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+        return web.json_response({"name": path, "tags": tags[:count]}, headers=headers)
 
     def _deny(self, request: web.Request, path: str, action: str) -> web.Response | None:
         authorization = request.headers.get("Authorization", "")

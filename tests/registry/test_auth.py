@@ -1,6 +1,7 @@
 """The handshake, without a socket: what is sent to whom, and what is made of hostile challenges."""
 
 import json
+from urllib.parse import parse_qsl, quote
 
 import pytest
 from hypothesis import given
@@ -25,8 +26,10 @@ from imagestreams.registry.auth import (
     handshake,
     realm_of,
     token_in,
+    token_refusal,
     token_request,
     trust_in,
+    without_secrets,
 )
 from imagestreams.registry.errors import Forbidden, InvalidAnswer, Refused, Unauthorized
 from imagestreams.registry.messages import Request, Response
@@ -37,6 +40,7 @@ REQUEST = Request("HEAD", ASKED, accept="application/json")
 SCOPE = "repository:acme/web:pull"
 FIRST = Credential("first", "pw-1", "secret-1")
 SECOND = Credential("second", "pw-2", "secret-2")
+IDENTITY = Credential("", "", "secret-3", "refresh&me=+ /é")
 REALM = 'Bearer realm="https://auth.registry.example/token",service="registry"'
 AUTH = URL("https://auth.registry.example/token")
 
@@ -237,6 +241,59 @@ def test_a_service_is_encoded():
     assert request.authorization == basic_authorization(FIRST)
 
 
+@pytest.mark.parametrize("realm", ["https://a.example/token", "https://a.example/token?Scope=x&refresh_token=y&keep=1"])
+def test_an_identity_token_is_exchanged_by_post(realm):
+    request = token_request(Grant(URL(realm), "a&scope=b", SCOPE, IDENTITY))
+    assert (request.method, request.authorization, request.fingerprint) == ("POST", "", IDENTITY.fingerprint)
+    assert dict(request.url.query) == ({"keep": "1"} if "keep" in realm else {})
+    assert request.content_type == "application/x-www-form-urlencoded"
+    assert parse_qsl(request.body.decode(), strict_parsing=True) == [
+        ("grant_type", "refresh_token"),
+        ("service", "a&scope=b"),
+        ("client_id", "imagestreams"),
+        ("scope", SCOPE),
+        ("refresh_token", IDENTITY.identity_token),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("credential", "status", "says"),
+    [
+        (IDENTITY, 404, 'the identity token of secret "secret-3" (404 from the token service: it takes no identity'),
+        (IDENTITY, 405, 'the identity token of secret "secret-3" (405 from the token service: it takes no identity'),
+        (IDENTITY, 401, 'the identity token of secret "secret-3" (401 from the token service)'),
+        (IDENTITY, 400, 'the identity token of secret "secret-3" (400 from the token service)'),
+        (FIRST, 404, 'the credential of secret "secret-1" (404 from the token service)'),
+        (None, 401, "anonymous access (401 from the token service)"),
+        (FIRST, 405, None),
+        (IDENTITY, 500, None),
+        (IDENTITY, 307, None),
+    ],
+)
+def test_what_a_token_service_says_of_a_credential(credential, status, says):
+    refusal = token_refusal(Grant(AUTH, "", SCOPE, credential), response(status))
+    assert str(refusal).startswith(says) if says else refusal is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://a.example/refresh&me=+ /é/token",
+        "https://a.example/refresh%26me%3D%2B%20%2F%C3%A9/token",
+        "https://a.example/refresh%26me=%2B%20/%c3%a9/token",
+        "https://a.example/refresh%2526me%253D%252B%2520%252F%25C3%25A9/token",
+    ],
+)
+def test_an_identity_token_is_told_however_it_is_spelt(text):
+    assert without_secrets(text, (FIRST, IDENTITY)) == "https://a.example/***/token"
+
+
+@given(st.text(max_size=40), st.text(min_size=4, max_size=12))
+def test_no_text_shows_a_secret(text, secret):
+    shown = without_secrets(f"{text}{secret}{text}{quote(secret, safe='')}", (Credential("u", "", "s", secret),))
+    assert secret not in shown or secret in "*" * 99 + "..."
+
+
 @pytest.mark.parametrize(
     ("body", "life"),
     [
@@ -276,6 +333,7 @@ def test_what_is_no_token_is_refused(body):
 
 def test_secrets_are_not_in_reprs():
     shown = repr([token("s3cret"), Grant(AUTH, "", SCOPE, FIRST, rejected="s3cret")])
+    shown += repr(token_request(Grant(AUTH, "", SCOPE, Credential("u", "", "s", "s3cret"))))
     shown += repr(Request("GET", ASKED, authorization="Bearer s3cret"))
     assert "s3cret" not in shown
     assert "pw-1" not in shown
@@ -366,6 +424,43 @@ def test_a_denial_names_the_secrets_and_what_was_asked_and_nothing_secret():
     assert error.reason == "Unauthorized"
 
 
+def test_an_identity_token_is_for_a_token_service_only():
+    steps, error = play(handshake(REQUEST, errand(IDENTITY)), response(401, "Basic"))
+    assert [step.authorization for step in steps] == [""]
+    assert 'the identity token of secret "secret-3" (the registry wants a username and password)' in str(error)
+    assert isinstance(error, Unauthorized)
+    steps, done = play(handshake(REQUEST, errand(IDENTITY, SECOND)), response(401, "Basic"), response(200))
+    assert [step.authorization for step in steps] == ["", basic_authorization(SECOND)]
+    assert done.fingerprint == SECOND.fingerprint
+
+
+def test_a_password_beside_an_identity_token_answers_a_basic_challenge():
+    both = Credential("u", "pw", "secret-4", "refresh")
+    steps, _ = play(handshake(REQUEST, errand(both)), response(401, "Basic"), response(200))
+    assert [step.authorization for step in steps] == ["", basic_authorization(both)]
+
+
+@pytest.mark.parametrize(
+    ("realm", "changes"),
+    [
+        pytest.param("https://evil.test/token", {}, id="strangers"),
+        pytest.param("https://registry.example/token", {"credentials": False}, id="no credential may be sent"),
+    ],
+)
+def test_an_identity_token_is_not_exchanged_where_no_credential_may_go(realm, changes):
+    challenge = f'Bearer realm="{realm}",service="registry"'
+    steps, error = play(
+        handshake(REQUEST, errand(IDENTITY, **changes)), response(401, challenge), token(), response(401)
+    )
+    assert [step.credential for step in steps if isinstance(step, Grant)] == [None]
+    assert 'the credential of secret "secret-3" is not sent to' in str(error)
+
+
+def test_several_secrets_that_may_not_be_sent_are_named_once_each():
+    _, error = play(handshake(REQUEST, errand(FIRST, SECOND, FIRST, credentials=False)), response(401, "Basic"))
+    assert 'the credentials of secrets "secret-1", "secret-2" are not sent to an insecure host' in str(error)
+
+
 def test_only_403_is_forbidden():
     _, error = play(handshake(REQUEST, errand(FIRST)), response(401, "Basic"), response(403))
     assert isinstance(error, Forbidden)
@@ -386,14 +481,14 @@ def test_a_strange_realm_is_asked_without_the_credential():
     strange = 'Bearer realm="https://evil.test/token",service="registry"'
     steps, error = play(handshake(REQUEST, errand(FIRST)), response(401, strange), token(), response(401, strange))
     assert [step.credential for step in steps if isinstance(step, Grant)] == [None]
-    assert "credentials are not sent to a token service of another domain" in str(error)
+    assert 'the credential of secret "secret-1" is not sent to a token service of another domain' in str(error)
 
 
 def test_an_insecure_host_gets_no_credential_unless_listed():
     talk = handshake(REQUEST, errand(FIRST, credentials=False, insecure=True))
     steps, error = play(talk, response(401, "Basic"))
     assert [step.authorization for step in steps] == [""]
-    assert "credentials are not sent to an insecure host" in str(error)
+    assert 'the credential of secret "secret-1" is not sent to an insecure host' in str(error)
 
 
 def test_a_plain_http_realm_is_not_asked():

@@ -1,26 +1,34 @@
 """What a registry's answers become: which error, worth a retry or not, and in which words."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 from yarl import URL
 
+from imagestreams.core.importing import TRANSIENT_REASONS
 from imagestreams.core.keychain import Credential
 from imagestreams.registry.errors import (
     MAX_RETRY_AFTER,
     Denied,
+    Exhausted,
     Forbidden,
     InvalidAnswer,
     NotFound,
+    RateLimited,
     RegistryError,
-    TooManyRequests,
+    Timeout,
+    ToldQuota,
     Unauthorized,
     Unavailable,
+    UnknownName,
+    Unreachable,
+    Untrusted,
     error_of,
     known_code,
+    quota_in,
     retry_after,
     scrubbed,
 )
@@ -44,8 +52,8 @@ def response(status, body=b"", **headers):
         pytest.param(404, b"<html>", NotFound, id="404 in other words"),
         pytest.param(401, errors_body("UNAUTHORIZED"), Unauthorized, id="401"),
         pytest.param(403, errors_body("DENIED"), Forbidden, id="403"),
-        pytest.param(429, b"", TooManyRequests, id="429"),
-        pytest.param(403, errors_body("TOOMANYREQUESTS"), TooManyRequests, id="throttled under another status"),
+        pytest.param(429, b"", RateLimited, id="429"),
+        pytest.param(403, errors_body("TOOMANYREQUESTS"), RateLimited, id="throttled under another status"),
         pytest.param(500, b"", Unavailable, id="500"),
         pytest.param(503, errors_body("UNAVAILABLE"), Unavailable, id="503"),
         pytest.param(408, b"", Unavailable, id="408"),
@@ -61,10 +69,18 @@ def test_a_status_is_an_error_of_the_tree(status, body, expected):
 
 
 def test_what_is_worth_retrying_says_the_class():
-    retryable = {cls.reason for cls in tree(RegistryError) if cls.retryable}
-    assert retryable == {"TooManyRequests", "Unavailable", "Unreachable", "InvalidAnswer"}
-    assert {Unauthorized.reason, Forbidden.reason, NotFound.reason} == {"Unauthorized", "Forbidden", "NotFound"}
+    reasons = {cls.reason: cls.retryable for cls in tree(RegistryError) if cls not in {RegistryError, Denied}}
+    assert {reason for reason, retryable in reasons.items() if retryable} == {
+        "RateLimited", "Unavailable", "Timeout", "DNS", "TLS", "Unreachable", "InvalidAnswer",
+    }  # fmt: skip
+    assert {reason for reason, retryable in reasons.items() if not retryable} == {
+        "NotFound", "Unauthorized", "Forbidden", "NotAnImage", "Refused", "TooLarge",
+    }  # fmt: skip
+    # What a restarted controller finds in a condition is judged by the same words.
+    assert {reason for reason, retryable in reasons.items() if retryable} | {"InternalError"} == TRANSIENT_REASONS
     assert issubclass(Unauthorized, Denied)
+    assert all(issubclass(cls, Unreachable) for cls in (Timeout, UnknownName, Untrusted))
+    assert not issubclass(Exhausted, RateLimited)  # nothing was asked
 
 
 def tree(cls):
@@ -78,6 +94,29 @@ def test_a_head_and_a_get_give_the_same_words(status):
     head = error_of(response(status), IMAGE, "quay.io", now=NOW)
     get = error_of(response(status, errors_body("UNKNOWN")), IMAGE, "quay.io", now=NOW)
     assert str(head) == str(get)
+
+
+@pytest.mark.parametrize(
+    ("who", "is_pull", "headers", "body", "is_pull_limit"),
+    [
+        pytest.param("docker.io", True, {"RateLimit_Remaining": "0;w=21600"}, b"", True, id="none left"),
+        pytest.param("docker.io", True, {}, errors_body("TOOMANYREQUESTS"), True, id="in Docker Hub's words"),
+        pytest.param("docker.io", True, {}, b"Too Many Requests", False, id="Docker Hub's limit on everything"),
+        pytest.param("docker.io", True, {"RateLimit_Remaining": "7;w=21600"}, b"", False, id="some left"),
+        pytest.param("docker.io", False, {"RateLimit_Remaining": "0;w=21600"}, b"", False, id="even a HEAD"),
+        pytest.param("quay.io", True, {}, errors_body("TOOMANYREQUESTS"), False, id="another registry"),
+        pytest.param("quay.io", True, {"RateLimit_Remaining": "0"}, b"", False, id="none left of all requests"),
+    ],
+)
+def test_a_limit_on_pulls_is_told_from_one_on_everything(who, is_pull, headers, body, is_pull_limit):
+    error = error_of(response(429, body, **headers), IMAGE, who, now=NOW, is_pull=is_pull)
+    assert isinstance(error, RateLimited)
+    assert error.is_pull_limit is is_pull_limit
+
+
+def test_a_repository_is_not_called_an_image():
+    error = error_of(response(404), "quay.io/acme/web", "quay.io", now=NOW, what="image repository")
+    assert str(error) == 'image repository "quay.io/acme/web" not found'
 
 
 def test_a_message_does_not_depend_on_the_time():
@@ -111,6 +150,7 @@ def test_retry_after_is_seconds_or_a_date(value, seconds):
     assert retry_after(value, NOW) == seconds
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_retry_after_takes_anything(text):
     seconds = retry_after(text, NOW)
@@ -141,3 +181,88 @@ def test_text_from_a_registry_is_scrubbed():
     text = scrubbed(told, [credential])
     assert text.startswith("*** and *** and *** ?[31m")
     assert len(text) <= 310
+
+
+SECONDS = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        pytest.param(
+            {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "76;w=21600"},
+            ToldQuota(76, True, 100, 21600 * SECONDS),
+            id="Docker Hub",
+        ),
+        pytest.param(
+            {"ratelimit-limit": "100 ; w = 21600", "ratelimit-remaining": " 0;w=21600 "},
+            ToldQuota(0, True, 100, 21600 * SECONDS),
+            id="in other letters",
+        ),
+        pytest.param({"RateLimit-Remaining": "76;w=21600"}, ToldQuota(76, True), id="without the limit"),
+        pytest.param(
+            {"RateLimit-Limit": "0;w=0", "RateLimit-Remaining": "5;w=0"}, ToldQuota(5, True), id="a limit of nothing"
+        ),
+        pytest.param(
+            {"RateLimit-Limit": "999999999999;w=999999999999", "RateLimit-Remaining": "999999999999;w=1"},
+            ToldQuota(1_000_000, True, 1_000_000, timedelta(days=1)),
+            id="absurd numbers",
+        ),
+        pytest.param(
+            {"RateLimit-Limit": "10, 10;w=1, 50;w=60", "RateLimit-Remaining": "9", "RateLimit-Reset": "50"},
+            ToldQuota(9, reset=50 * SECONDS),
+            id="the first drafts",
+        ),
+        pytest.param(
+            {"RateLimit-Remaining": "0", "RateLimit-Reset": str(int(NOW.timestamp()) + 40)},
+            ToldQuota(0, reset=40 * SECONDS),
+            id="a point in time",
+        ),
+        pytest.param(
+            {"RateLimit-Remaining": "0", "RateLimit-Reset": str(int(NOW.timestamp()) - 40)},
+            ToldQuota(0, reset=0 * SECONDS),
+            id="one that has passed",
+        ),
+        pytest.param(
+            {"RateLimit-Remaining": "0", "RateLimit-Reset": "86400"},
+            ToldQuota(0, reset=MAX_RETRY_AFTER * SECONDS),
+            id="no longer than a Retry-After",
+        ),
+        pytest.param({"RateLimit-Remaining": "0"}, ToldQuota(0), id="no word on when"),
+        pytest.param(
+            {"RateLimit": "limit=100, remaining=50, reset=30"}, ToldQuota(50, reset=30 * SECONDS), id="draft 7"
+        ),
+        pytest.param({"RateLimit": '"default";r=50;t=30'}, ToldQuota(50, reset=30 * SECONDS), id="the later drafts"),
+        pytest.param(
+            {"RateLimit": '"a";r=9;t=60, "b;r=1";pk=:aGVsbG8=:;r=0;t=1;x="r=5", "c";r=0;t=5'},
+            ToldQuota(0, reset=5 * SECONDS),
+            id="several: the strictest",
+        ),
+        pytest.param({"RateLimit": '"default";t=30'}, None, id="nothing of what is left"),
+        pytest.param({"RateLimit-Limit": "100"}, None, id="only a limit"),
+        pytest.param({"RateLimit-Remaining": "-1", "RateLimit-Reset": "5"}, None, id="negative"),
+        pytest.param({"RateLimit-Remaining": "٣"}, None, id="digits of another script"),
+        pytest.param({"RateLimit-Remaining": "many"}, None, id="words"),
+        pytest.param({"X-RateLimit-Remaining": "0"}, None, id="private spellings mean many things"),
+        pytest.param({}, None, id="nothing"),
+    ],
+)
+def test_what_is_left_is_read_in_the_spellings_in_use(headers, told):
+    assert quota_in(CIMultiDict(headers), NOW) == told
+
+
+words = st.one_of(st.text(), st.from_regex(r'[0-9"a-z;=, *]{0,40}', fullmatch=True))
+
+
+@settings(deadline=None)
+@given(words, words, words, words)
+def test_what_is_left_may_be_said_in_any_words(limit, remaining, reset, field):
+    headers = {"RateLimit-Limit": limit, "RateLimit-Remaining": remaining, "RateLimit-Reset": reset, "RateLimit": field}
+    told = quota_in(CIMultiDict(headers), NOW)
+    assert told is None or 0 <= told.left <= 1_000_000
+    assert told is None or told.reset is None or 0 * SECONDS <= told.reset <= MAX_RETRY_AFTER * SECONDS
+
+
+@pytest.mark.parametrize("field", ['"' * 100_000, '"a"' + ";a" * 50_000, '"a";r' + "=" * 50_000, "limit=1," * 20_000])
+def test_long_words_cost_little(field):
+    quota_in(CIMultiDict({"RateLimit": field}), NOW)

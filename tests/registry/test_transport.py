@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+import trustme
 from aiohttp import web
 from aiohttp.abc import AbstractResolver
 from yarl import URL
@@ -19,8 +20,18 @@ from imagestreams.core.keychain import Credential
 from imagestreams.core.lookup import ImportMode, Lookup, Served
 from imagestreams.core.policy import HostRule, Policy, Transport
 from imagestreams.core.reference import ImageReference
-from imagestreams.registry.errors import InvalidAnswer, Refused, RegistryError, Unauthorized, Unreachable, Untrusted
+from imagestreams.registry.errors import (
+    InvalidAnswer,
+    Refused,
+    RegistryError,
+    Timeout,
+    Unauthorized,
+    UnknownName,
+    Unreachable,
+    Untrusted,
+)
 from imagestreams.registry.transport import Reach, Timeouts, redirect_target
+from tests.fakes.proxy import FakeProxy
 from tests.fakes.registry import FakeRegistry, FakeServer
 
 WEB = image()
@@ -153,7 +164,7 @@ async def test_odd_spellings_of_an_address_do_not_pass(new_client, host):
 
 async def test_a_name_that_nobody_knows_is_unreachable(new_client):
     way = Transport("no.example", "https://no.example", insecure=False, credentials=True, ca_file="", listed=False)
-    with pytest.raises(Unreachable, match=r"^no\.example is not known to the name service$"):
+    with pytest.raises(UnknownName, match=r"^no\.example is not known to the name service$"):
         await new_client(reach(), resolver=Names()).look_up(lookup(way))
 
 
@@ -564,7 +575,7 @@ async def test_what_is_no_http_is_no_answer(raw, new_client, answer, expected):
     ],
 )
 async def test_who_says_nothing_is_unreachable(raw, new_client, timeouts):
-    with pytest.raises(Unreachable, match="did not answer in time"):
+    with pytest.raises(Timeout, match="did not answer in time"):
         await new_client(reach(), timeouts=timeouts).look_up(lookup(await raw(None)))
 
 
@@ -647,5 +658,323 @@ def test_listed_hosts_are_those_of_the_policy():
 def test_tls_of_today_is_asked_for(clock):
     from imagestreams.registry.transport import _unverified_context, _verified_context
 
-    for context in (_unverified_context(), _verified_context("")):
+    for context in (_unverified_context(), _verified_context("", "")):
         assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+async def test_a_certificate_of_an_authority_that_is_given_as_text_is_good(secure, new_client):
+    client = new_client(reach())
+    text = secure.ca_pem.decode()
+    await client.look_up(lookup(secure.transport(ca_file="", ca=text)))
+    # It is good for the host that it is given for, and for no other.
+    for ca, says in [
+        ("", "authority is not known"),
+        ("-----BEGIN", "CA certificates .* cannot be read"),
+        ("\xe9", "CA"),
+    ]:
+        with pytest.raises(Untrusted, match=says):
+            await client.look_up(lookup(secure.transport(ca_file="", ca=ca)))
+
+
+async def test_a_policy_that_is_replaced_counts_at_once(new_client, clock):
+    """Also where a connection is open, and a name resolved."""
+    policy = Policy(hosts={}, refused_networks=())
+    present = [policy]
+    allowed = Reach.of(lambda: present[0])
+    shown = Reach(lambda address, **_: "a refused one" if present[0] is not policy else None, *slots(allowed))
+    names = Names(inside_example="127.0.0.1")
+    async with FakeRegistry() as registry, FakeRegistry() as slow:
+        for each in (registry, slow):
+            each.add("acme/web", "latest", WEB)
+        client = new_client(shown, resolver=names)
+        await client.look_up(lookup(transport(registry, "inside.example")))
+        slow.hold()
+        late = asyncio.create_task(client.look_up(lookup(transport(slow, "inside.example"))))
+        await slow.arrived(1)
+        present[0] = Policy(hosts={}, strict=True)
+        with pytest.raises(Refused):
+            await client.look_up(lookup(transport(registry, "inside.example")))
+        assert len(registry.requests) == 1
+        slow.release()
+        assert (await late).served.digest == WEB.digest, "what is under way is not cut off"
+
+
+def slots(reach):
+    return (reach.listed, reach.proxy_for, reach.rules)
+
+
+def test_the_policys_proxy_is_that_of_where_a_registry_leads():
+    present = [Policy(hosts={})]
+    changing = Reach.of(lambda: present[0])
+    assert changing.proxy_for(URL("https://cdn.example/x")) == ""
+    present[0] = Policy(hosts={}, https_proxy="http://proxy.example:3128", no_proxy=("inside.example",))
+    assert changing.proxy_for(URL("https://cdn.example/x")) == "http://proxy.example:3128"
+    assert changing.proxy_for(URL("https://inside.example/x")) == ""
+    own = Reach.of(present[0], proxy_for=lambda url: str(url.port))
+    assert own.proxy_for(URL("https://cdn.example:8443/x")) == "8443"
+
+
+def test_a_policy_that_is_replaced_lists_other_hosts():
+    present = [Policy(hosts={})]
+    changing = Reach.of(lambda: present[0])
+    assert not changing.listed("quay.io")
+    before = changing.rules()
+    present[0] = Policy(hosts={"quay.io": HostRule(internal=True)}, strict=True)
+    assert changing.listed("quay.io")
+    assert changing.rules() is not before
+    assert changing.refuse(ip_address("10.0.0.1"), public_origin=False)
+
+
+# --- ports ------------------------------------------------------------------------------------------------------------
+
+BAD_PORTS = [22, 25, 81, 1023, 2379, 2380, 6443, 10250, 10255, 10259]
+
+
+@pytest.mark.parametrize("port", BAD_PORTS)
+async def test_a_port_that_is_no_registrys_is_not_contacted(registry, new_client, port):
+    names = Names(some_example="127.0.0.1")
+    client = new_client(reach(), resolver=names)
+    way = Transport(f"some.example:{port}", f"https://some.example:{port}", True, False, "", listed=False)
+    with pytest.raises(Refused, match=f"^some.example is not contacted at port {port}.*no administrator lists it$"):
+        await client.look_up(lookup(way))
+    for status, headers in [
+        (307, {"Location": f"https://some.example:{port}/"}),
+        (401, {"WWW-Authenticate": f'Bearer realm="https://some.example:{port}/token"'}),
+    ]:
+        registry.behave()
+        registry.reply(status, headers=headers)
+        with pytest.raises(Refused, match=f"port {port}"):
+            await client.look_up(lookup(registry.transport()))
+    assert names.asked == []
+
+
+@pytest.mark.parametrize("port", [80, 443, 1024, 5000, 8443, 10254])
+async def test_a_port_that_may_be_a_registrys_is_contacted(new_client, port):
+    names = Names()
+    way = Transport(f"some.example:{port}", f"https://some.example:{port}", False, False, "", listed=False)
+    with pytest.raises(UnknownName):
+        await new_client(reach(), resolver=names).look_up(lookup(way))
+    assert names.asked == ["some.example"]
+
+
+async def test_a_listed_host_has_the_port_that_its_administrator_says(new_client):
+    names = Names()
+    way = Transport("some.example:22", "https://some.example:22", False, False, "", listed=True)
+    with pytest.raises(UnknownName):
+        await new_client(reach(), resolver=names).look_up(lookup(way))
+
+
+# --- proxies ----------------------------------------------------------------------------------------------------------
+
+WORLD = {"registry.example": "127.0.0.1", "cdn.example": "127.0.0.1", "auth.example": "127.0.0.1"}
+
+
+@pytest.fixture
+async def proxy():
+    async with FakeProxy(WORLD, login="user:p@ss word/ö%41") as started:
+        yield started
+
+
+def port_of(server):
+    return server.host.rpartition(":")[2]
+
+
+async def test_a_proxy_opens_tunnels_and_resolves_names(secure, proxy, new_client):
+    names = Names()
+    client = new_client(reach(), resolver=names)
+    way = transport(secure, "registry.example", proxy=proxy.url)
+    for _ in range(3):
+        assert (await client.look_up(lookup(way))).served.digest == WEB.digest
+    assert proxy.asked() == [f"CONNECT registry.example:{port_of(secure)}"], "one tunnel is used again"
+    assert names.asked == []
+    assert all("Proxy-Authorization" not in request.headers for request in secure.requests)
+    (asked,) = proxy.requests
+    assert asked.headers["User-Agent"].startswith("imagestreams/")
+    assert "Authorization" not in asked.headers
+
+
+async def test_a_tunnel_is_not_there_for_another_proxy(secure, proxy, new_client):
+    client = new_client(reach(), resolver=Names())
+    async with FakeProxy(WORLD) as second:
+        for each in (proxy, second, proxy):
+            await client.look_up(lookup(transport(secure, "registry.example", proxy=each.url)))
+        assert len(proxy.requests) == len(second.requests) == 1
+    with pytest.raises(UnknownName):
+        await client.look_up(lookup(transport(secure, "registry.example")))
+
+
+async def test_plain_http_goes_through_a_proxy_too(registry, proxy, new_client):
+    way = transport(registry, "registry.example", proxy=proxy.url)
+    await new_client(reach(), resolver=Names()).look_up(lookup(way))
+    assert proxy.asked() == [f"GET http://registry.example:{port_of(registry)}/v2/acme/web/manifests/latest"]
+    assert "Proxy-Authorization" not in registry.requests[0].headers
+
+
+async def test_an_insecure_host_is_found_to_speak_plain_http_behind_a_proxy(registry, proxy, new_client):
+    way = transport(registry, "registry.example", proxy=proxy.url, insecure=True)
+    way = replace(way, endpoint=f"https://{way.host}")
+    await new_client(reach(), resolver=Names()).look_up(lookup(way))
+    assert [request.method for request in proxy.requests] == ["CONNECT", "GET"]
+
+
+async def test_tls_is_verified_through_a_proxy(secure, proxy, new_client):
+    client = new_client(reach(), resolver=Names())
+    way = transport(secure, "registry.example", proxy=proxy.url, ca_file="")
+    with pytest.raises(Untrusted, match=r"^the certificate of registry\.example:\d+ is not trusted: its authority"):
+        await client.look_up(lookup(way))
+    with pytest.raises(Untrusted, match="it is for another host"):
+        await client.look_up(lookup(transport(secure, "cdn.example", proxy=proxy.url)))
+    assert secure.requests == []
+    await client.look_up(lookup(replace(way, insecure=True)))
+
+
+@pytest.fixture
+def trusted_tls(monkeypatch, tmp_path):
+    """A TLS context for a proxy at 127.0.0.1, of an authority that the whole system trusts."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "system.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    return context
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_may_speak_tls_itself(trusted_tls, new_client, insecure, scheme):
+    async with FakeRegistry(tls=scheme == "https") as registry, FakeProxy(WORLD, tls=trusted_tls) as proxy:
+        registry.add("acme/web", "latest", WEB)
+        way = transport(registry, "registry.example", proxy=proxy.url, insecure=insecure)
+        await new_client(reach(), resolver=Names()).look_up(lookup(way))
+        assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_cannot_be_verified_gets_no_login_though_the_host_is_insecure(secure, new_client, scheme):
+    async with (
+        FakeRegistry(tls=scheme == "https") as registry,
+        FakeProxy(WORLD, login="user:pass-word", tls=secure._tls) as proxy,
+    ):
+        way = transport(registry, "registry.example", proxy=proxy.url, insecure=True, ca_file="")
+        with pytest.raises(Unreachable, match=r"^the certificate of the proxy 127\.0\.0\.1:\d+ is not trusted"):
+            await new_client(reach(), resolver=Names()).look_up(lookup(way))
+        assert proxy.requests == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        pytest.param("gone", "the proxy {proxy} refused the connection", id="gone"),
+        pytest.param("unknown", "the proxy no.example:3128 is not known to the name service", id="unknown"),
+        pytest.param("no login", r"the proxy {proxy} wants another login \(407\)", id="no login"),
+        pytest.param("no TLS", "the proxy {proxy} does not speak TLS", id="no TLS"),
+        pytest.param("no proxy", "is not contacted: the proxy that is configured", id="no proxy"),
+    ],
+)
+async def test_a_proxy_that_fails_is_named_and_nothing_of_its_login(new_client, how, says, scheme):
+    async with FakeRegistry(tls=scheme == "https") as registry, FakeProxy(WORLD, login="user:pass-word") as proxy:
+        url = {
+            "gone": proxy.url,
+            "unknown": "http://user:pass-word@no.example:3128",
+            "no login": f"http://user:pass-wort@{proxy.host}",
+            "no TLS": proxy.url.replace("http:", "https:"),
+            "no proxy": "socks5://user:pass-word@no.example",
+        }[how]
+        if how == "gone":
+            proxy._server.close()
+        way = transport(registry, "registry.example", proxy=url)
+        with pytest.raises((Unreachable, Refused), match=says.format(proxy=proxy.host)) as caught:
+            await new_client(reach(), resolver=Names()).look_up(lookup(way))
+        assert type(caught.value) in {Unreachable, Refused}
+        assert "pass-wor" not in f"{caught.value}{way}"
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("status", [403, 502, 503])
+async def test_a_proxy_that_opens_no_tunnel_is_named(secure, proxy, new_client, status):
+    proxy.status = status
+    way = transport(secure, "registry.example", proxy=proxy.url)
+    expected = f"^the proxy {proxy.host} answered {status} when it was asked for {way.host}$"
+    with pytest.raises(Unreachable, match=expected):
+        await new_client(reach(), resolver=Names()).look_up(lookup(way))
+
+
+@pytest.mark.parametrize(
+    "timeouts", [Timeouts(connect=0.1, idle=5, request=5, lookup=5), Timeouts(connect=5, idle=5, request=0.1, lookup=5)]
+)
+async def test_a_proxy_that_says_nothing_is_named(secure, proxy, new_client, timeouts):
+    proxy.is_silent = True
+    way = transport(secure, "registry.example", proxy=proxy.url)
+    with pytest.raises(Timeout, match=f"registry.example.* did not answer in time through the proxy {proxy.host}$"):
+        await new_client(reach(), resolver=Names(), timeouts=timeouts).look_up(lookup(way))
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("localhost", "a forbidden address"),
+        ("Localhost.", "a forbidden address"),
+        ("www.localhost", "a forbidden address"),
+        ("127.0.0.3", "a forbidden address"),
+        ("127.3", "a forbidden address"),
+        ("2130706435", "a forbidden address"),
+        ("0177.0.0.3", "a forbidden address"),
+        ("0x7f000003", "a forbidden address"),
+        ("0x7f.1.", "a forbidden address"),
+        ("1.2.3.4.5", "neither a name nor an address"),
+        ("0x", "neither a name nor an address"),
+        ("metadata.google.internal", "a forbidden address"),
+        ("[::1]", "a forbidden address"),
+    ],
+)
+async def test_what_a_proxy_would_take_for_an_address_is_judged(proxy, new_client, host, says):
+    bad = {ip_address(text) for text in ("127.0.0.1", "127.0.0.3", "::1", "169.254.169.254")}
+    judged = Reach(lambda address, **_: "a forbidden address" if address in bad else None, lambda _: False)
+    way = Transport(host, f"https://{host}", insecure=True, credentials=False, ca_file="", listed=False)
+    way = replace(way, proxy=proxy.url)
+    with pytest.raises(Refused, match=says):
+        await new_client(judged, resolver=Names()).look_up(
+            Lookup(ImageReference("registry.example", "acme", "web"), way, (), ImportMode.LEGACY)
+        )
+    assert proxy.requests == []
+
+
+async def test_a_listed_name_of_the_proxys_own_world_is_good(secure, proxy, new_client):
+    way = transport(secure, "localhost", listed=True, proxy=proxy.url)
+    await new_client(reach(), resolver=Names()).look_up(lookup(way))
+    assert len(proxy.requests) == 1
+
+
+async def test_a_proxy_for_the_registry_is_not_one_for_where_it_leads(secure, proxy, new_client):
+    """Each host has the proxy that is configured for it."""
+    async with FakeRegistry(tls=True) as cdn, FakeProxy(WORLD) as other:
+        cdn.add("acme/web", "latest", WEB)
+        redirect(secure, f"https://cdn.example:{port_of(cdn)}/v2/acme/web/manifests/latest")
+        way = transport(secure, "registry.example", proxy=proxy.url)
+        asked = []
+
+        def proxy_for(url):
+            asked.append(url.host)
+            return other.url
+
+        with pytest.raises(UnknownName, match=r"^cdn\.example"):
+            await new_client(reach(), resolver=Names()).look_up(lookup(way))
+        # The certificate is for another name, which is enough to see that it was there.
+        with pytest.raises(Untrusted, match=r"cdn\.example.* for another host|authority"):
+            await new_client(replace(reach(), proxy_for=proxy_for), resolver=Names()).look_up(lookup(way))
+        assert asked == ["cdn.example"]
+        assert other.asked() == [f"CONNECT cdn.example:{port_of(cdn)}"]
+        assert set(proxy.asked()) == {f"CONNECT registry.example:{port_of(secure)}"}
+
+
+async def test_a_registry_behind_a_proxy_does_not_lead_into_the_house(secure, proxy, new_client):
+    async with FakeRegistry(tls=True, host="127.0.0.2") as inside:
+        redirect(secure, f"{inside.url}/v2/acme/web/manifests/latest")
+        way = transport(secure, "registry.example", proxy=proxy.url)
+        for everywhere in ("", proxy.url):
+            client = new_client(replace(reach(), proxy_for=lambda _, url=everywhere: url), resolver=Names())
+            with pytest.raises(Refused, match="a private address"):
+                await client.look_up(lookup(way))
+        assert inside.requests == []
