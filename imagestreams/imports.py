@@ -10,28 +10,22 @@ as served only then, too. Killed in between, a successor asks again and writes t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from imagestreams import metrics
-from imagestreams.core.importing import (
-    ImportRules,
-    Plan,
-    Progress,
-    TagFailed,
-    TagMoved,
-    Transition,
-    Update,
-    merge_status,
-    plan_import,
-    tickets_of,
-)
+from imagestreams.core.following import Streams, no_streams
+from imagestreams.core.importing import Plan, Progress, overdue, plan_import, tickets_of, withdrawn
 from imagestreams.core.keychain import Entry
-from imagestreams.core.lookup import Answer, Deferred, Failed, Resolved, Ticket
+from imagestreams.core.lookup import Answer, Deferred, Failed, Lookup, Resolved, Ticket
+from imagestreams.core.merging import LOOK_AGAIN, TagFailed, TagMoved, Transition, Update, merge_status
 from imagestreams.core.stream import ImageStream, ObjectKey, Status
+from imagestreams.core.wish import ImportRules, followed_streams, interval_of
 from imagestreams.kube.imagestreams import ObjectTooLarge
 from imagestreams.registry.lanes import Lanes
 
@@ -39,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 _LEAST_BUDGET = 16 << 10
 _SLOT_COUNTS = 3600.0  # seconds
+_REVIEWS = 8  # rights asked for at a time
 
 
 @dataclass(slots=True)
@@ -47,47 +42,62 @@ class _Memory:
 
     uid: str
     budget: int  # bytes of status; less than the settings' for a stream whose spec takes much of what etcd has for it
+    interval: timedelta
     progress: Progress = field(default_factory=dict)
+    denied: dict[ObjectKey, _Denial] = field(default_factory=dict)
+    is_outdated: bool = False  # what is under way was asked by other rules
+
+
+@dataclass(frozen=True, slots=True)
+class _Denial:
+    """A right that was not given: until when that is not asked again, unless something here is another by then."""
+
+    until: datetime
+    here: tuple[str, ...]
 
 
 class Importer:
     """Carries streams through their rounds.
 
     Args:
-        lanes: where registries are asked. credentials: the pull secrets of a namespace, decoded. publish: writes a
+        lanes: where registries are asked. credentials: what may be used for a stream, decoded. publish: writes a
             status under the stream's resourceVersion and returns the stream as it is then; raises when the stream has
             changed meanwhile. announce: tells people of a transition (Kubernetes Events); must not wait. clock: aware,
             UTC. rules: the administrator's. watermark: polling slots that began before it were served by an earlier
-            process.
+            process. streams: the store, for tags that follow other streams. may_pull: whether a namespace has the right
+            to pull from a stream of another one; raises where that cannot be asked.
     """
 
     def __init__(
         self,
         *,
         lanes: Lanes[ObjectKey],
-        credentials: Callable[[str], Awaitable[tuple[Entry, ...]]],
+        credentials: Callable[[ImageStream], Awaitable[tuple[Entry, ...]]],
         publish: Callable[[ImageStream, Status], Awaitable[ImageStream]],
         announce: Callable[[ImageStream, Transition], None],
         clock: Callable[[], datetime],
         rules: ImportRules,
         watermark: datetime | None,
+        streams: Streams = no_streams,
+        may_pull: Callable[[str, ObjectKey], Awaitable[bool]] | None = None,
     ) -> None:
         self._lanes, self._credentials, self._publish, self._announce = lanes, credentials, publish, announce
         self._clock, self._rules, self._watermark = clock, rules, watermark
+        self._streams, self._may_pull = streams, may_pull or _no_right
         self._memory: dict[ObjectKey, _Memory] = {}
+        self._followed: dict[ObjectKey, frozenset[ObjectKey]] = {}
+        self._followers: dict[ObjectKey, set[ObjectKey]] = {}
 
     async def round(self, stream: ImageStream, hints: frozenset[str] = frozenset()) -> datetime | None:
         """Carry the stream one round on; returns when to look at it again (aware), or None when only an event can make
         something due.
 
-        Raises what `publish` and `credentials` raise: the answers stay, and the key is to be tried again.
+        Raises what `publish`, `credentials` and `may_pull` raise: the answers stay, and the key is to be tried again.
         """
-        memory = self._memory.get(stream.key)
-        if memory is None or memory.uid != stream.metadata.uid:
-            self._lanes.forget(stream.key)
-            memory = self._memory[stream.key] = _Memory(stream.metadata.uid, self._rules.status_budget)
+        self._index(stream.key, followed_streams(stream))
+        memory = self._remembered(stream)
         answers = self._lanes.peek(stream.key)
-        update = self._merged(stream, answers, memory)
+        update = await self._merged(stream, answers, memory)
         if update.is_changed and update.stream.status is not None:
             try:
                 stream = await self._publish(stream, update.stream.status)
@@ -97,11 +107,67 @@ class Importer:
         self._lanes.acknowledge(stream.key, answers)
         memory.progress = update.progress
         self._tell(stream, answers, update)
-        return await self._ask(stream, memory, hints)
+        moments = (await self._ask(stream, memory, hints), update.look_again)
+        return min((moment for moment in moments if moment is not None), default=None)
 
-    def _merged(self, stream: ImageStream, answers: tuple[Answer, ...], memory: _Memory) -> Update:
-        rules = replace(self._rules, status_budget=memory.budget)
-        return merge_status(stream, answers, memory.progress, now=self._clock(), rules=rules)
+    def _remembered(self, stream: ImageStream) -> _Memory:
+        """The memory of the stream, without what is under way where that is not wanted any more."""
+        memory, interval = self._memory.get(stream.key), interval_of(stream, self._rules)
+        if memory is None or memory.uid != stream.metadata.uid:
+            self._lanes.forget(stream.key)
+            memory = self._memory[stream.key] = _Memory(stream.metadata.uid, self._rules.status_budget, interval)
+        memory.interval = interval
+        if memory.is_outdated or stream.is_suspended:
+            self._lanes.forget(stream.key)
+            memory.progress, memory.is_outdated = withdrawn(memory.progress), False
+        return memory
+
+    async def _merged(self, stream: ImageStream, answers: tuple[Answer, ...], memory: _Memory) -> Update:
+        rules, now = replace(self._rules, status_budget=memory.budget), self._clock()
+        asked: frozenset[ObjectKey] = frozenset()
+        allowed: frozenset[ObjectKey] = frozenset()
+        while True:
+            update = merge_status(
+                stream, answers, memory.progress, now=now, rules=rules, streams=self._streams, may_pull=allowed
+            )
+            # What the others have may change while we ask.
+            missing = update.rights - asked
+            if not missing:
+                memory.denied = {key: denial for key, denial in memory.denied.items() if key in update.rights}
+                return update
+            asked |= missing
+            allowed |= await self._allowed(stream, memory, missing, now)
+
+    async def _allowed(
+        self, stream: ImageStream, memory: _Memory, keys: frozenset[ObjectKey], now: datetime
+    ) -> frozenset[ObjectKey]:
+        """Those of the streams that the stream's namespace may pull from. A denial counts for a while, or until
+        something changes in one of the two.
+        """
+        meta = stream.metadata
+        here = {
+            key: (
+                str(meta.generation),
+                stream.annotations.refresh or "",
+                (other.metadata.resource_version if (other := self._streams(key)) else ""),
+            )
+            for key in keys
+        }
+        due = sorted(
+            key
+            for key in keys
+            if (denial := memory.denied.get(key)) is None or denial.until <= now or denial.here != here[key]
+        )
+        allowed: set[ObjectKey] = set()
+        for begin in range(0, len(due), _REVIEWS):
+            some = due[begin : begin + _REVIEWS]
+            rights = await asyncio.gather(*(self._may_pull(meta.namespace, key) for key in some))
+            allowed |= {key for key, has_right in zip(some, rights, strict=True) if has_right}
+        for key in due:
+            memory.denied.pop(key, None)
+            if key not in allowed:
+                memory.denied[key] = _Denial(now + LOOK_AGAIN, here[key])
+        return frozenset(allowed)
 
     async def _ask(self, stream: ImageStream, memory: _Memory, hints: frozenset[str]) -> datetime | None:
         plan = plan_import(
@@ -113,9 +179,8 @@ class Importer:
         return plan.look_again
 
     async def _submit(self, stream: ImageStream, memory: _Memory, plan: Plan) -> None:
-        entries: tuple[Entry, ...] = ()
-        if any(due.wish.transport.credentials for due in plan.due):
-            entries = await self._credentials(stream.metadata.namespace)
+        # Also where none may be sent: a denial then says that there was one.
+        entries = await self._credentials(stream)
         tickets, memory.progress = tickets_of(stream, plan, entries, self._rules)
         self._lanes.submit(stream.key, tickets)
         log.debug("asked", namespace=stream.metadata.namespace, imagestream=stream.metadata.name, tags=len(tickets))
@@ -123,7 +188,41 @@ class Importer:
     def forget(self, key: ObjectKey) -> None:
         """The stream is gone."""
         self._memory.pop(key, None)
+        self._index(key, frozenset())
         self._lanes.forget(key)
+
+    def use(self, rules: ImportRules) -> None:
+        """Go by other rules from the next round of each stream on; what is under way by the old ones is withdrawn then.
+
+        Every stream is to be enqueued after this.
+        """
+        for memory in self._memory.values():
+            memory.is_outdated = memory.is_outdated or rules != self._rules
+            if rules.status_budget != self._rules.status_budget:
+                memory.budget = rules.status_budget
+        self._rules = rules
+
+    def followers(self, key: ObjectKey) -> frozenset[ObjectKey]:
+        """The streams that follow a tag of this one, or have an image of it; to be enqueued when it changes."""
+        return frozenset(self._followers.get(key, ()))
+
+    def overdue(self) -> Mapping[str, int]:
+        """How many tags are overdue at each host: their polling slot began more than an interval ago."""
+        now, found = self._clock(), Counter[str]()
+        for memory in self._memory.values():
+            found += overdue(memory.progress, memory.interval, now)
+        return found
+
+    def _index(self, key: ObjectKey, followed: frozenset[ObjectKey]) -> None:
+        before = self._followed.pop(key, frozenset())
+        if followed:
+            self._followed[key] = followed
+        for gone in before - followed:
+            self._followers[gone].discard(key)
+            if not self._followers[gone]:
+                del self._followers[gone]
+        for new in followed - before:
+            self._followers.setdefault(new, set()).add(key)
 
     def oldest_unserved(self) -> datetime | None:
         """The begin of the oldest polling slot that is still to be served; None when none is.
@@ -158,16 +257,22 @@ class Importer:
 
 
 def _noticed_by(ticket: Ticket | None) -> str:
-    if ticket is None or not (ticket.request or ticket.lookup.known):
-        return "spec"
-    return "request" if ticket.request else "poll"
+    if ticket is not None and ticket.request:
+        return "request"
+    is_poll = ticket is not None and isinstance(ticket.question, Lookup) and ticket.question.known is not None
+    return "poll" if is_poll else "spec"
+
+
+async def _no_right(_namespace: str, _key: ObjectKey) -> bool:
+    """Nobody can say who may pull what: then nobody may."""
+    return False
 
 
 def _count(answers: Iterable[Answer]) -> None:
     for answer in answers:
         outcome, ticket = answer.outcome, answer.ticket
         metrics.imports.labels(type(outcome).__name__.lower()).inc()
-        host = metrics.registry_label(ticket.lookup.reference.host)
+        host = metrics.registry_label(ticket.question.reference.host)
         if isinstance(outcome, Failed):
             metrics.import_errors.labels(host, outcome.reason).inc()
         if ticket.slot and not isinstance(outcome, Deferred):

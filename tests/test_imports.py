@@ -1,30 +1,382 @@
-"""A round that cannot be written whole: what etcd does not take is made smaller, and said."""
+"""Rounds end to end, with real lanes: what others own is asked for by right, rules change while questions are under
+way, and what etcd does not take is made smaller, and said.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
-from imagestreams.core.importing import ImportRules
-from imagestreams.core.lookup import Lookup, Resolved, Served
-from imagestreams.core.stream import ImageStream, Status, encode
+from imagestreams.core.keychain import Entry
+from imagestreams.core.lookup import Listed, Listing, Lookup, Question, Resolved, Served
+from imagestreams.core.merging import LOOK_AGAIN, Transition
+from imagestreams.core.policy import HostRule, Policy
+from imagestreams.core.stream import ImageStream, ObjectKey, Status, StatusTag, TagEvent, encode
+from imagestreams.core.wish import ImportRules
 from imagestreams.imports import Importer
 from imagestreams.kube.imagestreams import ObjectTooLarge
 from imagestreams.registry.lanes import Lanes, Limits
-from tests.core.streams import digest, stream, tag
+from tests.core.streams import digest, edited, follower, pinned, stored, stream, tag
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 ROOM = 100_000
+BASE = ObjectKey("shared", "base")
+
+Answered = Resolved | Listed
+
+
+class Installation:
+    """Streams, an importer and a registry that answers by a function; keys that became ready are reconciled."""
+
+    def __init__(self, registry: Callable[[Question], Awaitable[Answered]], rules: ImportRules | None = None) -> None:
+        self.streams: dict[ObjectKey, ImageStream] = {}
+        self.asked: list[Question] = []
+        self.reviews: list[tuple[str, ObjectKey]] = []
+        self.rights: set[tuple[str, ObjectKey]] = set()
+        self.credentials_of: list[str] = []
+        self.heard: list[Transition] = []
+        self.writes = 0
+        self.now = NOW
+        self.review_error: Exception | None = None
+        self._registry, self._ready, self._begun = registry, asyncio.Event(), asyncio.Event()
+        self.lanes: Lanes[ObjectKey] = Lanes(
+            self._ask, clock=lambda: self.now, ready=lambda _: self._ready.set(), limits=Limits(settle=0)
+        )
+        self.importer = Importer(
+            lanes=self.lanes,
+            credentials=self._credentials,
+            publish=self._publish,
+            announce=lambda _, transition: self.heard.append(transition),
+            clock=lambda: self.now,
+            rules=rules or ImportRules(),
+            watermark=None,
+            streams=self.streams.get,
+            may_pull=self._may_pull,
+        )
+
+    def add(self, *streams: ImageStream) -> None:
+        self.streams.update({each.key: each for each in streams})
+
+    async def round(self, key: ObjectKey) -> datetime | None:
+        return await self.importer.round(self.streams[key])
+
+    async def answered(self, key: ObjectKey, count: int = 1) -> None:
+        """Until so many answers have come."""
+        async with asyncio.timeout(10):
+            while len(self.lanes.peek(key)) < count:
+                await self._ready.wait()
+                self._ready.clear()
+
+    async def begun(self) -> None:
+        """Until a registry is being asked."""
+        async with asyncio.timeout(10):
+            await self._begun.wait()
+
+    async def _ask(self, question: Question) -> Answered:
+        self.asked.append(question)
+        self._begun.set()
+        return await self._registry(question)
+
+    async def _credentials(self, present: ImageStream) -> tuple[Entry, ...]:
+        self.credentials_of.append(present.metadata.name)
+        return ()
+
+    async def _publish(self, old: ImageStream, status: Status) -> ImageStream:
+        self.writes += 1
+        written = self.streams[old.key] = stored(old, status)
+        return written
+
+    async def _may_pull(self, consumer: str, key: ObjectKey) -> bool:
+        self.reviews.append((consumer, key))
+        if self.review_error:
+            raise self.review_error
+        return (consumer, key) in self.rights
+
+
+@asynccontextmanager
+async def running(
+    registry: Callable[[Question], Awaitable[Answered]], rules: ImportRules | None = None
+) -> AsyncIterator[Installation]:
+    installation = Installation(registry, rules)
+    working = asyncio.create_task(installation.lanes.run())
+    try:
+        yield installation
+    finally:
+        await installation.lanes.close()
+        await working
+
+
+def served(letter: str) -> Callable[[Question], Awaitable[Answered]]:
+    async def answer(question: Question) -> Answered:
+        if isinstance(question, Listing):
+            return Listed(("1", "2"), 2, True)
+        assert isinstance(question, Lookup)
+        return Resolved(Served(digest(letter), digest(letter)), question.reference)
+
+    return answer
+
+
+def base(*letters: str, version: str = "1") -> ImageStream:
+    items = tuple(
+        TagEvent(created=NOW, docker_image_reference=pinned(letter), image=digest(letter)) for letter in letters
+    )
+    found = stream(namespace="shared", name="base", uid="base", status=Status(tags=(StatusTag(tag="1", items=items),)))
+    return msgspec.structs.replace(found, metadata=msgspec.structs.replace(found.metadata, resource_version=version))
+
+
+CONSUMER = stream(follower("latest", "base:1", namespace="shared"))
+
+
+def newest(installation: Installation, key: ObjectKey = CONSUMER.key, name: str = "latest") -> str | None:
+    found = installation.streams[key].status_tag(name)
+    return found.newest.image if found and found.newest else None
+
+
+# --- rights -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_right_is_asked_for_when_something_would_change_and_only_then():
+    async with running(served("a")) as installation:
+        installation.add(CONSUMER, base("a"))
+        installation.rights.add(("team", BASE))
+        assert await installation.round(CONSUMER.key) is None
+        assert (newest(installation), installation.reviews) == (digest("a"), [("team", BASE)])
+        for _ in range(3):
+            await installation.round(CONSUMER.key)
+        assert (len(installation.reviews), installation.writes) == (1, 1)
+        installation.add(base("b", "a", version="2"))
+        await installation.round(CONSUMER.key)
+        assert (newest(installation), len(installation.reviews)) == (digest("b"), 2)
+
+
+async def test_a_denial_is_asked_about_again_after_a_while_or_when_something_changes():
+    async with running(served("a")) as installation:
+        installation.add(CONSUMER, base("a"))
+        assert await installation.round(CONSUMER.key) == NOW + LOOK_AGAIN
+        await installation.round(CONSUMER.key)
+        assert (newest(installation), len(installation.reviews), installation.writes) == (None, 1, 1)
+        installation.now += LOOK_AGAIN
+        await installation.round(CONSUMER.key)
+        assert len(installation.reviews) == 2
+        installation.add(base("b", "a", version="2"))
+        await installation.round(CONSUMER.key)
+        assert len(installation.reviews) == 3
+        installation.add(edited(installation.streams[CONSUMER.key], refresh="n1"))
+        installation.rights.add(("team", BASE))
+        await installation.round(CONSUMER.key)
+        assert (newest(installation), len(installation.reviews)) == (digest("b"), 4)
+
+
+async def test_the_streams_own_namespace_is_never_asked_about():
+    async with running(served("a")) as installation:
+        installation.add(stream(follower("latest", "app:1", namespace="shared"), namespace="shared", name="web"))
+        installation.add(stream(tag("1"), namespace="shared", name="app"))
+        await installation.round(ObjectKey("shared", "web"))
+        assert installation.reviews == []
+
+
+async def test_a_right_that_cannot_be_asked_for_leaves_everything_as_it_is():
+    async with running(served("a")) as installation:
+        installation.add(CONSUMER, base("a"))
+        installation.review_error = ConnectionError("the API server is away")
+        with pytest.raises(ConnectionError):
+            await installation.round(CONSUMER.key)
+        assert (installation.writes, installation.heard) == (0, [])
+        installation.review_error = None
+        installation.rights.add(("team", BASE))
+        await installation.round(CONSUMER.key)
+        assert newest(installation) == digest("a")
+
+
+async def test_what_changes_while_a_right_is_asked_for_needs_its_own():
+    second = ObjectKey("shared", "other")
+    async with running(served("a")) as installation:
+        consumer = stream(
+            follower("latest", "base:1", namespace="shared"), follower("x", "other:1", namespace="shared")
+        )
+        installation.add(consumer, base("a"))
+        installation.rights |= {("team", BASE), ("team", second)}
+        may_pull = installation._may_pull
+
+        async def meanwhile(namespace: str, key: ObjectKey) -> bool:
+            found = base("c")
+            meta = msgspec.structs.replace(found.metadata, name="other")
+            installation.add(msgspec.structs.replace(found, metadata=meta))
+            return await may_pull(namespace, key)
+
+        installation.importer._may_pull = meanwhile
+        await installation.round(consumer.key)
+        assert (newest(installation), newest(installation, name="x")) == (digest("a"), digest("c"))
+        assert installation.reviews == [("team", BASE), ("team", second)]
+
+
+# --- who follows whom -------------------------------------------------------------------------------------------------
+
+
+async def test_followers_are_known_while_they_follow():
+    async with running(served("a")) as installation:
+        importer, key = installation.importer, CONSUMER.key
+        installation.add(CONSUMER)
+        await installation.round(key)
+        assert importer.followers(BASE) == {key}
+        assert importer.followers(key) == frozenset()
+        installation.add(edited(CONSUMER, follower("latest", "other:1")))
+        await installation.round(key)
+        assert (importer.followers(BASE), importer.followers(ObjectKey("team", "other"))) == (frozenset(), {key})
+        importer.forget(key)
+        assert importer.followers(ObjectKey("team", "other")) == frozenset()
+        assert (importer._followed, importer._followers) == ({}, {})
+
+
+# --- what is under way ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_seen_gone", [True, False])
+async def test_a_namespace_that_was_created_again_under_a_lookup_gets_nothing_of_it(is_seen_gone: bool):
+    gate = asyncio.Event()
+
+    async def slow(question: Question) -> Answered:
+        await gate.wait()
+        assert isinstance(question, Lookup)
+        letter = "b" if question.reference.tag == "other" else "a"
+        return Resolved(Served(digest(letter), digest(letter)), question.reference)
+
+    async with running(slow) as installation:
+        first = stream(tag())
+        installation.add(first)
+        await installation.round(first.key)
+        await installation.begun()
+        again = stream(tag(image="quay.io/acme/app:other"), uid="uid-2")
+        if is_seen_gone:
+            installation.importer.forget(first.key)
+        installation.add(again)
+        await installation.round(again.key)
+        gate.set()
+        await installation.answered(again.key)
+        await installation.round(again.key)
+        assert newest(installation, again.key) == digest("b")
+        assert installation.writes == 1
+        assert installation.lanes.peek(again.key) == ()
+
+
+async def test_other_rules_withdraw_what_was_asked_by_the_old_ones():
+    gate = asyncio.Event()
+
+    async def slow(question: Question) -> Answered:
+        await gate.wait()
+        return await served("a")(question)
+
+    async with running(slow) as installation:
+        present = stream(tag("a"), tag("b", "ghcr.io/x:1"))
+        installation.add(present)
+        await installation.round(present.key)
+        assert installation.lanes.pending(present.key) == {"a", "b"}
+        policy = Policy(hosts={"ghcr.io": HostRule(endpoint="https://mirror.example")}, blocked=("quay.io",))
+        installation.importer.use(ImportRules(policy=policy))
+        await installation.round(present.key)
+        assert installation.lanes.pending(present.key) == {"b"}
+        gate.set()
+        await installation.answered(present.key)
+        await installation.round(present.key)
+        assert newest(installation, present.key, "b") == digest("a")
+        assert newest(installation, present.key, "a") is None
+        assert installation.asked[-1].transport.endpoint == "https://mirror.example"
+
+
+async def test_the_same_rules_again_withdraw_nothing():
+    gate = asyncio.Event()
+
+    async def never(question: Question) -> Answered:
+        await gate.wait()
+        return await served("a")(question)
+
+    async with running(never) as installation:
+        present = stream(tag())
+        installation.add(present)
+        await installation.round(present.key)
+        await installation.begun()
+        installation.importer.use(ImportRules())
+        await installation.round(present.key)
+        assert (len(installation.asked), installation.lanes.load()) == (1, (0, 1))
+
+
+async def test_a_suspension_withdraws_what_is_under_way():
+    gate = asyncio.Event()
+
+    async def slow(question: Question) -> Answered:
+        await gate.wait()
+        return await served("a")(question)
+
+    async with running(slow) as installation:
+        present = stream(tag())
+        installation.add(present)
+        await installation.round(present.key)
+        installation.add(edited(present, suspend="true"))
+        await installation.round(present.key)
+        assert installation.lanes.pending(present.key) == frozenset()
+        gate.set()
+        installation.add(edited(installation.streams[present.key]))
+        await installation.round(present.key)
+        await installation.answered(present.key)
+        await installation.round(present.key)
+        assert newest(installation, present.key) == digest("a")
+
+
+async def test_a_repository_goes_through_the_lanes():
+    async with running(served("a")) as installation:
+        present = stream(repository="quay.io/acme/app")
+        installation.add(present)
+        await installation.round(present.key)
+        await installation.answered(present.key)
+        await installation.round(present.key)
+        await installation.answered(present.key, 2)
+        assert await installation.round(present.key) is None
+        found = installation.streams[present.key].status
+        assert found is not None
+        assert [each.tag for each in found.tags or ()] == ["1", "2"]
+        assert found.ready is not None
+        assert (found.ready.status, installation.writes) == ("True", 1)
+        assert installation.credentials_of == ["app", "app"], "asked by stream, once for each portion"
+
+
+async def test_overdue_tags_are_counted_by_host():
+    gate = asyncio.Event()
+
+    async def slow(question: Question) -> Answered:
+        await gate.wait()
+        return await served("a")(question)
+
+    async with running(served("a")) as installation:
+        installation._registry = slow
+        tags = [
+            tag(f"t{n}", f"{host}/x:{n}", scheduled=True) for n, host in enumerate(["quay.io", "quay.io", "ghcr.io"])
+        ]
+        present = stream(*tags)
+        installation.add(present)
+        await installation.round(present.key)
+        assert installation.importer.overdue() == {}
+        for _ in range(2):
+            installation.now += timedelta(minutes=16)
+            await installation.round(present.key)
+        installation.now += timedelta(minutes=16)
+        assert installation.importer.overdue() == {"quay.io": 2, "ghcr.io": 1}
+        installation.importer.forget(present.key)
+        assert installation.importer.overdue() == {}
+        gate.set()
+
+
+# --- size -------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_status_that_does_not_fit_is_made_smaller_until_it_does():
     """The spec may take what the budget of the settings counts on, and only the API server knows how much is left."""
     present = stream(*(tag(f"t{number:03}") for number in range(400)))
     sizes: list[int] = []
-    ready = asyncio.Event()
 
     async def publish(old: ImageStream, status: Status) -> ImageStream:
         sizes.append(len(encode(status)))
@@ -32,38 +384,18 @@ async def test_a_status_that_does_not_fit_is_made_smaller_until_it_does():
             raise ObjectTooLarge("etcdserver: request is too large")
         return msgspec.structs.replace(old, status=status)
 
-    async def look_up(_: Lookup) -> Resolved:
-        return Resolved(Served(digest("a"), digest("a")))
-
-    async def no_credentials(_: str) -> tuple[()]:
-        return ()
-
-    lanes = Lanes(look_up, clock=lambda: NOW, ready=lambda _: ready.set(), limits=Limits(settle=0))
-    importer = Importer(
-        lanes=lanes,
-        credentials=no_credentials,
-        publish=publish,
-        announce=lambda *_: None,
-        clock=lambda: NOW,
-        rules=ImportRules(),
-        watermark=None,
-    )
-    working = asyncio.create_task(lanes.run())
-    await importer.round(present)
-    async with asyncio.timeout(10):
-        while len(lanes.peek(present.key)) < 400:
-            await ready.wait()
-            ready.clear()
-
-    for _ in range(10):  # what the work queue does with a key that failed
-        try:
-            await importer.round(present)
-            break
-        except ObjectTooLarge:
-            continue
-    else:
-        pytest.fail(f"never small enough: {sizes}")
+    async with running(served("a")) as installation:
+        installation.importer._publish = publish
+        installation.add(present)
+        await installation.round(present.key)
+        await installation.answered(present.key, 400)
+        for _ in range(10):  # what the work queue does with a key that failed
+            try:
+                await installation.round(present.key)
+                break
+            except ObjectTooLarge:
+                continue
+        else:
+            pytest.fail(f"never small enough: {sizes}")
 
     assert sizes[0] > ROOM >= sizes[-1]
-    await lanes.close()
-    await working

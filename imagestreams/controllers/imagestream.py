@@ -7,8 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from imagestreams.core.importing import TagFailed, TagMoved, TagRecovered, Transition
-from imagestreams.core.stream import ImageStream, ObjectKey
+from imagestreams.core.importing import REPOSITORY
+from imagestreams.core.merging import (
+    RepositoryFailed,
+    RepositoryImported,
+    TagFailed,
+    TagMoved,
+    TagRecovered,
+    Transition,
+)
+from imagestreams.core.stream import REPOSITORY_IMPORTED, ImageStream, ObjectKey, Status
 from imagestreams.imports import Importer
 from imagestreams.kube.events import EventType
 
@@ -53,9 +61,20 @@ def event_of(transition: Transition) -> tuple[EventType, str, str]:
             return "Warning", "ImportFailed", f"tag {tag}: {reason}: {message}"
         case TagRecovered(tag=tag):
             return "Normal", "ImportRecovered", f"tag {tag} is imported again"
+        case RepositoryImported(message=message):
+            return "Normal", "RepositoryImported", message
+        case RepositoryFailed(repository=repository, reason=reason, message=message):
+            return "Warning", "ImportFailed", f"repository {repository}: {reason}: {message}"
+
+
+_DENIALS = frozenset({"Unauthorized", "Forbidden"})
 
 
 def denied_tags(stream: ImageStream) -> frozenset[str]:
-    """The tags that failed for want of credentials: worth another try when a pull secret of the namespace changes."""
-    tags = (stream.status and stream.status.tags) or ()
-    return frozenset(tag.tag for tag in tags if tag.outcome and tag.outcome.reason in {"Unauthorized", "Forbidden"})
+    """The tags that failed for want of credentials, and REPOSITORY where its listing did: worth another try when a pull
+    secret of the namespace changes.
+    """
+    status = stream.status or Status()
+    denied = {tag.tag for tag in status.tags or () if tag.outcome and tag.outcome.reason in _DENIALS}
+    listing = status.condition(REPOSITORY_IMPORTED)
+    return frozenset(denied | ({REPOSITORY} if listing and listing.reason in _DENIALS else set()))

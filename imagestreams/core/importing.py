@@ -1,6 +1,7 @@
-"""Importing, decided: which tags are due, what a registry is asked for them, and what an answer means for the status.
+"""Importing, decided: when a tag is asked for, and what a registry is asked then.
 
-Every rule of importing is in this file, and nothing in it waits. One round of a stream is
+Importing is decided in three places, and nothing in them waits: `core.wish` says what a stream asks for, this module
+when a registry is asked, and `core.merging` what an answer means for the status. One round of a stream is
 
     update = merge_status(stream, answers, ...)     # what has arrived becomes history, conditions, Ready
     plan   = plan_import(update.stream, ...)        # what is to be asked now, and when to look again
@@ -16,234 +17,71 @@ generation, transient failures are retried, one bad tag never holds up its sibli
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from imagestreams.core import stream as api
-from imagestreams.core.duration import parse_duration, show_duration
+from imagestreams.core.flap import Steady
 from imagestreams.core.keychain import Entry, candidates
-from imagestreams.core.lookup import Answer, Deferred, Failed, ImportMode, Lookup, Resolved, Served, Source, Ticket
+from imagestreams.core.lookup import (
+    Answer,
+    Deferred,
+    Described,
+    Failed,
+    ImportMode,
+    Listed,
+    Listing,
+    Lookup,
+    Question,
+    Resolved,
+    Served,
+    Source,
+    Ticket,
+)
 from imagestreams.core.manifest import Platform
-from imagestreams.core.policy import BLOCKED, NOT_ALLOWED, Policy, Refused, Transport, transport_for
-from imagestreams.core.reference import ImageReference, InvalidReference, is_digest, quoted
-from imagestreams.core.stream import ImageStream, TagEvent, TagReference
+from imagestreams.core.policy import BLOCKED, NOT_ALLOWED
+from imagestreams.core.reference import is_digest
+from imagestreams.core.stream import ImageStream
+from imagestreams.core.wish import (
+    AskRegistry,
+    ImportRules,
+    ListRepository,
+    Refuse,
+    Wanted,
+    asked_for,
+    interval_of,
+    open_refresh,
+    repository_of,
+    wanted_of,
+)
 
-TRANSIENT_REASONS = frozenset({"TooManyRequests", "Unavailable", "Unreachable", "InvalidAnswer", "InternalError"})
+REPOSITORY = ""
+"""Stands for the stream's repository where else a tag does: in tickets, plans and progress."""
+
+FLAPPING = "Flapping"
+IMPORTING = "Importing"
+
+TRANSIENT_REASONS = frozenset(
+    {"RateLimited", "Unavailable", "Timeout", "DNS", "TLS", "Unreachable", "InvalidAnswer", "InternalError"}
+)
 """Reasons worth a retry that a restarted controller finds in conditions: the `retryable` of the answer itself is gone
 by then.
 """
 
-REFUSALS = frozenset(
-    {BLOCKED, NOT_ALLOWED, "Refused", "InvalidImageReference", "InvalidPlatform", "InvalidSource", "NotSupported"}
-)
-"""Reasons that settings or a release give, not a registry. A restart may have brought others: a tag that failed for one
-of these and may be asked for now is asked once more.
+REFUSALS = frozenset({BLOCKED, NOT_ALLOWED, "Refused", "InvalidImageReference", "InvalidPlatform", "InvalidSource"})
+"""Reasons that settings or a release give, not a registry. Others may be in force by now: a tag that failed for one of
+these and may be asked for is asked once more.
 """
 
-_WORTH_A_RETRY = TRANSIENT_REASONS | REFUSALS
+_WORTH_A_RETRY = TRANSIENT_REASONS | REFUSALS | {FLAPPING}
 
-_NAMED_TAGS = 5  # how many tags a message or the TAGS column names before it counts the rest
-
-
-@dataclass(frozen=True, slots=True)
-class ImportRules:
-    """What an administrator decides about importing; see `imagestreams.settings` for the meaning and the defaults."""
-
-    policy: Policy = field(default_factory=lambda: Policy(hosts={}))
-    import_mode: ImportMode = ImportMode.PRESERVE_ORIGINAL
-    legacy_platform: Platform | None = None
-    interval: timedelta = timedelta(minutes=15)
-    min_interval: timedelta = timedelta(minutes=1)
-    refresh_floor: timedelta = timedelta(seconds=1)
-    retry_base: timedelta = timedelta(seconds=10)
-    retry_cap: timedelta = timedelta(minutes=15)
-    history_limit: int = 10
-    status_budget: int = 1 << 20
-
-
-# --- what a spec tag wants --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AskRegistry:
-    """The tag is looked up at a registry."""
-
-    source: Source
-    reference: ImageReference
-    transport: Transport
-
-
-@dataclass(frozen=True, slots=True)
-class FollowTag:
-    """The tag has what another tag of its stream has."""
-
-    source: Source
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecordReference:
-    """The pull spec itself is recorded, unasked (`reference: true`)."""
-
-    source: Source
-    pull_spec: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """The tag cannot be imported as it stands; a change of the spec or of the settings is needed."""
-
-    source: Source
-    reason: str
-    message: str
-
-
-Wish = AskRegistry | FollowTag | RecordReference | Refuse
-
-
-def wish_of(stream: ImageStream, tag: TagReference, rules: ImportRules) -> Wish | None:
-    """What is to be done for a spec tag, or None for one without a source: such a tag is fed by pushes only."""
-    source = tag.source(stream.metadata.namespace, rules.import_mode)
-    if source is None:
-        return None
-    match source.kind:
-        case "DockerImage":
-            return _wish_for_image(source, rules.policy)
-        case "ImageStreamTag" if not source.namespace and (followed := _own_tag(stream, source.name)):
-            return FollowTag(source, followed)
-        case "ImageStreamTag":
-            return Refuse(
-                source,
-                "NotSupported",
-                f"{quoted(source.name)} of another image stream cannot be followed; name its image as a DockerImage",
-            )
-        case "ImageStreamImage":
-            return Refuse(
-                source,
-                "NotSupported",
-                f"the ImageStreamImage {quoted(source.name)} cannot be followed; name it by digest as a DockerImage",
-            )
-        case _:
-            return Refuse(
-                source,
-                "InvalidSource",
-                f"from.kind {quoted(source.kind)} is none of DockerImage, ImageStreamTag and ImageStreamImage",
-            )
-
-
-def _wish_for_image(source: Source, policy: Policy) -> Wish:
-    try:
-        reference = ImageReference.parse(source.name)
-    except InvalidReference as error:
-        return Refuse(source, "InvalidImageReference", str(error))
-    if not reference.name:
-        return Refuse(
-            source,
-            "InvalidImageReference",
-            f"{quoted(source.name)} names a registry, not an image; add a repository, as in {source.name}/app:tag",
-        )
-    if source.reference:
-        return RecordReference(source, source.name)
-    try:
-        _ = source.platform and Platform.parse(source.platform)
-    except ValueError as error:
-        return Refuse(source, "InvalidPlatform", str(error))
-    transport = transport_for(policy, reference, insecure=source.insecure)
-    if isinstance(transport, Refused):
-        return Refuse(source, transport.reason, transport.message)
-    return AskRegistry(source, reference, transport)
-
-
-def _own_tag(stream: ImageStream, name: str) -> str | None:
-    """The tag of this very stream that an ImageStreamTag source names ("tag" or "stream:tag"), or None when it names
-    another stream.
-    """
-    owner, colon, tag = name.rpartition(":")
-    return (tag or "latest") if name and (not colon or owner == stream.metadata.name) else None
-
-
-# --- requests by annotation -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A wish in an annotation, `"<nonce> [TAG ...]"`; no tags means all. `value` is the annotation's whole text."""
-
-    value: str
-    tags: frozenset[str]
-
-    def names(self, tag: str) -> bool:
-        return not self.tags or tag in self.tags
-
-
-def parse_request(value: str | None) -> Request | None:
-    words = (value or "").split()
-    return Request(value or "", frozenset(words[1:])) if words else None
-
-
-def open_refresh(stream: ImageStream) -> Request | None:
-    """The refresh request that is not handled yet."""
-    return _open(stream.annotations.refresh, _handled(stream).refresh)
-
-
-def _asked_for(request: Request | None, wishes: Mapping[str, Wish | None]) -> frozenset[str]:
-    """The tags that a request has looked up at a registry. A tag that follows another means the one at the end."""
-    asked = set()
-    for tag in wishes if request else ():
-        name, wish, passed = tag, wishes[tag], {tag}
-        while isinstance(wish, FollowTag) and wish.tag not in passed:
-            name = wish.tag
-            passed.add(name)
-            wish = wishes.get(name)
-        if request and request.names(tag) and isinstance(wish, AskRegistry):
-            asked.add(name)
-    return frozenset(asked)
-
-
-def _open_forget(stream: ImageStream) -> Request | None:
-    request = _open(stream.annotations.forget, _handled(stream).forget)
-    return request if request and request.tags else None
-
-
-def _open(value: str | None, handled: str | None) -> Request | None:
-    request = parse_request(value)
-    return request if request and request.value != handled else None
-
-
-def _handled(stream: ImageStream) -> api.Handled:
-    return (stream.status and stream.status.handled) or api.Handled()
+_PORTION = 200  # questions about tags of a stream's repository that are under way at a time
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
-
-
-_LONGEST = timedelta(days=365)  # beyond it an interval is the same as none, and too much of it is no time at all
-
-
-def interval_of(stream: ImageStream, rules: ImportRules) -> timedelta:
-    """The stream's own polling interval (annotation), not below the floor; the installation's where none is set, or
-    none that can be read.
-    """
-    try:
-        wanted = parse_duration(stream.annotations.interval or "")
-    except ValueError:
-        return rules.interval
-    return min(max(wanted, rules.min_interval), max(_LONGEST, rules.min_interval))
-
-
-def _interval_problem(stream: ImageStream, rules: ImportRules) -> str:
-    """What is to be said of the annotation, or nothing."""
-    text = stream.annotations.interval
-    if text is None:
-        return ""
-    used = show_duration(interval_of(stream, rules))
-    try:
-        is_short = parse_duration(text) < rules.min_interval
-    except ValueError as error:
-        return f"; the annotation {api.INTERVAL_ANNOTATION} {quoted(text)} {error}; {used} is used"
-    return f"; the annotation {api.INTERVAL_ANNOTATION} is below the floor; {used} is used" if is_short else ""
 
 
 def slot_begin(now: datetime, repository: str, interval: timedelta) -> int:
@@ -253,9 +91,13 @@ def slot_begin(now: datetime, repository: str, interval: timedelta) -> int:
     streams are due together, and repositories spread evenly over the interval. The first instant of a slot belongs to
     it.
     """
-    length = max(1, int(interval.total_seconds()))
+    length = _length(interval)
     phase = _stable_hash(repository) % length
     return (int(now.timestamp()) - phase) // length * length + phase
+
+
+def _length(interval: timedelta) -> int:
+    return max(1, int(interval.total_seconds()))
 
 
 def retry_delay(failures: int, rules: ImportRules, seed: str) -> timedelta:
@@ -279,18 +121,39 @@ def _stable_hash(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """What was chosen of a listing and is being imported: `tags`, the best first.
+
+    `found` is how many tags the registry named, `left_out` how many of them the stream does not get, so far as is
+    known; `limit` the one that was in force; `is_complete` is False where the registry named more than was read, and
+    `is_crowded` says that the status has no room for more.
+    """
+
+    tags: tuple[str, ...]
+    found: int
+    left_out: int
+    limit: int
+    is_complete: bool = True
+    is_crowded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TagProgress:
     """What this process knows of a tag beyond its status. Lost at a restart, without harm.
 
     `asked` is the ticket that is under way; `slot` the begin of the last slot served, `owed` that of one whose question
-    was deferred; `answered` the last refresh request that got its answer; `is_hinted` says that somebody saw the tag
-    move since it was last asked for; `no_room` that its answer did not fit into the status.
+    was deferred, `late` that of the first one that fell due since, and `host` where it is asked for; `answered` the
+    last refresh request that got its answer; `is_hinted` says that somebody saw the tag move since it was last asked
+    for; `no_room` that its answer did not fit into the status; `steady` is the flap guard's. `selected` is the
+    repository's alone: what of its listing is still to be imported.
     """
 
     source: Source
     asked: Ticket | None = None
     slot: int = 0
     owed: int = 0
+    late: int = 0
+    host: str = ""
     answered: str = ""
     answered_at: datetime | None = None
     failures: int = 0
@@ -298,6 +161,8 @@ class TagProgress:
     deferred_until: datetime | None = None
     is_hinted: bool = False
     no_room: bool = False
+    steady: Steady | None = None
+    selected: Selection | None = None
 
     def after(self, answer: Answer, rules: ImportRules) -> TagProgress:
         """This, once the answer to its ticket has been written into the status."""
@@ -307,6 +172,7 @@ class TagProgress:
             asked=None,
             slot=max(self.slot, ticket.slot, self.owed),
             owed=0,
+            late=0,
             answered=ticket.request or self.answered,
             answered_at=answer.at,
             failures=0,
@@ -315,7 +181,7 @@ class TagProgress:
             no_room=False,
         )
         match answer.outcome:
-            case Resolved():
+            case Resolved() | Listed() | Described():
                 return settled
             case Failed(retryable=retryable):
                 failures = self.failures + 1
@@ -334,9 +200,42 @@ class TagProgress:
         asked = self.asked.slot if self.asked else 0
         return min((slot for slot in (asked, self.owed) if slot > self.slot), default=0)
 
+    def withdrawn(self) -> TagProgress:
+        """This, once nothing is asked any more."""
+        return replace(self, asked=None, owed=0, late=0)
+
+    def is_overdue(self, now: datetime, interval: timedelta) -> bool:
+        """Whether a slot is unserved that began more than one interval ago."""
+        return bool(self.late) and now.timestamp() > self.late + _length(interval)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost when this is forgotten, of a tag that is not polled."""
+        return not (self.asked or self.retry_at or self.is_hinted or self.steady or self.failures)
+
 
 Progress = Mapping[str, TagProgress]
-"""By spec tag."""
+"""By spec tag, and that of the repository under REPOSITORY. A tag that only the repository gives has an entry while
+something is to be remembered of it.
+"""
+
+
+def overdue(progress: Progress, interval: timedelta, now: datetime) -> Counter[str]:
+    """How many tags are overdue at each host."""
+    return Counter(memory.host for memory in progress.values() if memory.is_overdue(now, interval))
+
+
+def withdrawn(progress: Progress) -> Progress:
+    """The progress of a stream whose questions have all been withdrawn."""
+    return {tag: memory.withdrawn() for tag, memory in progress.items()}
+
+
+def selection_of(progress: Progress, repository: ListRepository | Refuse | None) -> Selection | None:
+    """What is being imported of the stream's repository."""
+    memory = progress.get(REPOSITORY)
+    if memory is None or repository is None or memory.source != repository.source:
+        return None
+    return memory.selected
 
 
 # --- plan -------------------------------------------------------------------------------------------------------------
@@ -344,10 +243,12 @@ Progress = Mapping[str, TagProgress]
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A tag to be asked for now, and why: "request", "hint", "source", "retry" or "slot"."""
+    """A tag to be asked for now, or the repository to be listed, and why: "request", "hint", "source", "retry" or
+    "slot".
+    """
 
     tag: str
-    wish: AskRegistry
+    wish: AskRegistry | ListRepository
     why: str
     request: str
     slot: int
@@ -384,162 +285,261 @@ def plan_import(
         hints: tags that somebody says have moved; asked for once more.
         watermark: slots that began before it were served by an earlier process. None: all up to now were.
     """
-    request, interval = open_refresh(stream), interval_of(stream, rules)
-    wishes = {tag.name: wish_of(stream, tag, rules) for tag in stream.spec_tags}
-    requested = _asked_for(request, wishes)
-    recorded = {tag.tag: tag for tag in (stream.status and stream.status.tags) or ()}
-    due: list[Due] = []
-    kept: dict[str, TagProgress] = {}
-    moments: list[datetime] = []
+    if stream.is_suspended:
+        return Plan((), withdrawn(progress), None)
+    planning = _Planning(stream, progress, now, rules, watermark)
+    planning.repository(hints)
     for tag in stream.spec_tags:
-        wish = wishes[tag.name]
-        if not isinstance(wish, AskRegistry):
-            continue
-        wanted = request if tag.name in requested else None
-        question = _Question(stream.metadata.uid, tag, wish, wanted, recorded.get(tag.name))
-        memory = progress.get(tag.name)
-        if memory is None or memory.source != wish.source:
-            memory = question.first_memory(memory, now, interval, rules, watermark)
-        if tag.name in hints:
+        planning.tag(tag.name, hints, is_scheduled=tag.is_scheduled)
+    for name in planning.wanted.tags:
+        if name in planning.wanted.virtual:
+            planning.virtual(name, hints)
+    return Plan(tuple(planning.due), planning.kept, min(planning.moments, default=None))
+
+
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(
+        self, stream: ImageStream, progress: Progress, now: datetime, rules: ImportRules, watermark: datetime | None
+    ) -> None:
+        self._stream, self._progress, self._now, self._rules, self._watermark = stream, progress, now, rules, watermark
+        self._status = stream.status or api.Status()
+        self._recorded = {tag.tag: tag for tag in self._status.tags or ()}
+        self._interval = interval_of(stream, rules)
+        repository = repository_of(stream, rules)
+        selected = selection_of(progress, repository)
+        self.wanted: Wanted = wanted_of(stream, rules, repository, self._recorded, selected.tags if selected else ())
+        self._request = open_refresh(stream)
+        self._requested = asked_for(self._request, self.wanted)
+        scheduled = self._status.condition(api.ON_SCHEDULE)
+        self._is_overdue = scheduled is not None and scheduled.status == "False"
+        self._under_way = sum(
+            bool((memory := progress.get(name)) and memory.asked) for name in self.wanted.virtual & progress.keys()
+        )
+        self.due: list[Due] = []
+        self.kept: dict[str, TagProgress] = {}
+        self.moments: list[datetime] = []
+
+    def tag(self, name: str, hints: frozenset[str], *, is_scheduled: bool) -> None:
+        """Plan a tag of spec."""
+        wish, recorded = self.wanted.tags[name], self._recorded.get(name)
+        if isinstance(wish, AskRegistry):
+            # A digest never changes, so a source by digest is imported once, scheduled or not.
+            is_polled = is_scheduled and not wish.reference.digest
+            self._plan(name, hints, _Question(wish, is_polled, recorded, _attempt(recorded, wish)))
+
+    def virtual(self, name: str, hints: frozenset[str]) -> None:
+        """Plan a tag that only the repository gives."""
+        wish, recorded, memory = self.wanted.tags[name], self._recorded.get(name), self._progress.get(name)
+        assert isinstance(wish, AskRegistry)  # noqa: S101 - as `wanted_of` makes them
+        attempt = _attempt(recorded, wish)
+        if attempt and attempt.is_good and memory is None and name not in hints and name not in self._requested:
+            return  # nothing to do and nothing to remember, as it is with most of them
+        count = len(self.due)
+        self._plan(name, hints, _Question(wish, False, recorded, attempt), may_ask=self._under_way < _PORTION)
+        self._under_way += len(self.due) - count
+        memory = self.kept[name]
+        is_fresh = memory.answered_at is not None and memory.answered_at + self._rules.refresh_floor > self._now
+        was_lost = attempt is None and memory.answered_at is not None  # somebody removed what we wrote
+        is_needed = is_fresh or was_lost or name in self._requested or len(self.due) > count
+        if memory.is_idle and not is_needed:
+            del self.kept[name]
+
+    def repository(self, hints: frozenset[str]) -> None:
+        """Plan the listing of the repository."""
+        wish = self.wanted.repository
+        if isinstance(wish, ListRepository):
+            memory = self._progress.get(REPOSITORY)
+            attempt = listing_attempt(self._stream, memory, wish, self._rules)
+            self._plan(REPOSITORY, hints, _Question(wish, False, None, attempt))
+
+    def _plan(self, name: str, hints: frozenset[str], question: _Question, *, may_ask: bool = True) -> None:
+        memory = self._progress.get(name)
+        if memory is None or memory.source != question.wish.source:
+            memory = self._first_memory(name, question, memory)
+        if name in hints:
             memory = replace(memory, is_hinted=True)
-        kept[tag.name] = memory
-        why, at = question.next_time(memory, now, interval, rules)
-        if why and at <= now:
-            due.append(question.due(memory, why, now, interval))
-        elif why:
-            moments.append(at)
-    return Plan(tuple(due), kept, min(moments, default=None))
+        begin = 0
+        if question.is_polled:
+            memory, begin = self._with_slot(memory, question)
+        elif memory.late:
+            memory = replace(memory, late=0)
+        self.kept[name] = memory
+        why, at = self._next_time(name, memory, question, begin)
+        if not why:
+            return
+        if at > self._now:
+            self.moments.append(at)
+        elif may_ask:
+            is_requested = name in self._requested and self._request and memory.answered != self._request.value
+            request = self._request.value if self._request and is_requested else ""
+            # A question in the middle of a slot that was served is not a late poll.
+            slot = begin if begin > memory.slot else 0
+            self.due.append(Due(name, question.wish, why, request, slot, question.known()))
 
+    def _with_slot(self, memory: TagProgress, question: _Question) -> tuple[TagProgress, int]:
+        """The memory of a tag that is polled, once the present slot is noticed, and that slot's begin."""
+        begin, length = (
+            slot_begin(self._now, question.wish.reference.repository, self._interval),
+            _length(self._interval),
+        )
+        if begin > memory.slot and not memory.late:
+            memory = replace(memory, late=begin, host=question.wish.reference.host)
+        if memory.late:
+            # The first moment after a whole interval, to say that the tag is overdue.
+            self.moments += [at for at in (_at(memory.late + length + 1),) if at > self._now]
+        else:
+            # Also while it is asked for: the next slot may come before the answer.
+            self.moments.append(_at(begin + length))
+        return memory, begin
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """One tag in a plan; `recorded` is what the status says of it."""
-
-    uid: str
-    tag: TagReference
-    wish: AskRegistry
-    request: Request | None
-    recorded: api.StatusTag | None
-
-    @property
-    def is_polled(self) -> bool:
-        """A digest never changes, so a source by digest is imported once, scheduled or not."""
-        return self.tag.is_scheduled and not self.wish.reference.digest
-
-    @property
-    def observed(self) -> api.Observed | None:
-        """The last attempt, if it was made at the tag's present source."""
-        return self.recorded.observed_at(self.wish.source) if self.recorded else None
-
-    def first_memory(
-        self,
-        old: TagProgress | None,
-        now: datetime,
-        interval: timedelta,
-        rules: ImportRules,
-        watermark: datetime | None,
-    ) -> TagProgress:
+    def _first_memory(self, name: str, question: _Question, old: TagProgress | None) -> TagProgress:
         """Memory for a tag that this process has not seen with this source. After a restart, retries are spread and
         served slots stay served.
         """
-        begin = slot_begin(now, self.wish.reference.repository, interval)
-        unserved = old is None and watermark is not None and begin >= watermark.timestamp()
-        memory = TagProgress(
-            self.wish.source, slot=begin - 1 if unserved else begin, answered=old.answered if old else ""
-        )
-        outcome = self.recorded.outcome if self.recorded and self.observed else None
-        if outcome is None or outcome.status != "False" or outcome.reason not in _WORTH_A_RETRY:
+        rules, now, attempt = self._rules, self._now, question.attempt
+        begin = slot_begin(now, question.wish.reference.repository, self._interval)
+        is_unserved = self._is_overdue or (self._watermark is not None and begin >= self._watermark.timestamp())
+        slot = begin - _length(self._interval) if old is None and is_unserved else begin
+        memory = TagProgress(question.wish.source, slot=slot, answered=old.answered if old else "")
+        if attempt is None or attempt.is_good or attempt.reason not in _WORTH_A_RETRY:
             return memory
         # Retries double their distance, so the next would have come about as long from now as the tag has failed for.
-        window = rules.retry_base
-        if outcome.reason in TRANSIENT_REASONS and outcome.last_transition_time:
-            window = min(max(now - outcome.last_transition_time, window), max(rules.retry_cap, window))
+        window = rules.flap_window / 4 if attempt.reason == FLAPPING else rules.retry_base
+        if attempt.reason in TRANSIENT_REASONS and attempt.since:
+            window = min(max(now - attempt.since, window), max(rules.retry_cap, window))
         failures = int(window / rules.retry_base).bit_length() if rules.retry_base else 1
-        return replace(
-            memory, failures=failures, retry_at=now + window * _fraction(f"{self.uid}/{self.tag.name}#restart")
-        )
+        spread = _fraction(f"{self._stream.metadata.uid}/{name}#restart")
+        return replace(memory, failures=0 if attempt.reason == FLAPPING else failures, retry_at=now + window * spread)
 
-    def next_time(
-        self, memory: TagProgress, now: datetime, interval: timedelta, rules: ImportRules
-    ) -> tuple[str, datetime]:
-        """Why and when the tag is to be asked for next; ("", now) while an equal question is under way or nothing will
-        make it due.
+    def _next_time(self, name: str, memory: TagProgress, question: _Question, begin: int) -> tuple[str, datetime]:
+        """Why and when it is to be asked for next; ("", now) while an equal question is under way or nothing will make
+        it due. `begin` is that of the present slot, for what is polled.
         """
         moments: list[tuple[datetime, str]] = []
-        under_way = memory.asked
-        soonest = max(memory.answered_at + rules.refresh_floor, now) if memory.answered_at else now
-        if (
-            self.request
-            and memory.answered != self.request.value
-            and not (under_way and under_way.request == self.request.value)
-        ):
+        now, under_way = self._now, memory.asked
+        soonest = max(memory.answered_at + self._rules.refresh_floor, now) if memory.answered_at else now
+        request = self._request.value if self._request and name in self._requested else ""
+        if request and memory.answered != request and not (under_way and under_way.request == request):
             moments.append((soonest, "request"))
         if under_way is None:
             if memory.is_hinted:
                 moments.append((soonest, "hint"))
-            if self.observed is None:
-                moments.append((self._next_first(memory, now, interval, rules), "source"))
+            if question.attempt is None:
+                moments.append((self._next_first(memory), "source"))
             if memory.retry_at:
                 moments.append((memory.retry_at, "retry"))
-            if self.is_polled:
-                length = max(1, int(interval.total_seconds()))
-                begin = slot_begin(now, self.wish.reference.repository, interval)
-                moments.append((datetime.fromtimestamp(begin if begin > memory.slot else begin + length, UTC), "slot"))
+            if question.is_polled:
+                moments.append((_at(begin if begin > memory.slot else begin + _length(self._interval)), "slot"))
         if not moments:
             return "", now
         at, why = min(moments)
         return why, max(at, memory.deferred_until) if memory.deferred_until else at
 
-    def _next_first(self, memory: TagProgress, now: datetime, interval: timedelta, rules: ImportRules) -> datetime:
-        """When to ask for a tag whose present source the status does not know: now, unless it was asked for already and
-        the answer found no room, or was removed by somebody. Asking at once would then never end.
+    def _next_first(self, memory: TagProgress) -> datetime:
+        """When to ask for what was never tried at its present source, as far as the status says: now, unless it was
+        asked for already and the answer found no room, or was removed by somebody. Asking at once would then never end.
         """
         if memory.answered_at is None:
-            return now
-        return max(now, memory.answered_at + (interval if memory.no_room else rules.retry_base))
+            return self._now
+        return max(self._now, memory.answered_at + (self._interval if memory.no_room else self._rules.retry_base))
 
-    def due(self, memory: TagProgress, why: str, now: datetime, interval: timedelta) -> Due:
-        request = self.request.value if self.request and memory.answered != self.request.value else ""
-        begin = slot_begin(now, self.wish.reference.repository, interval) if self.is_polled else 0
-        # A question in the middle of a slot that was served is not a late poll.
-        return Due(self.tag.name, self.wish, why, request, begin if begin > memory.slot else 0, self._known())
 
-    def _known(self) -> Served | None:
+def _at(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How the last attempt at the present source ended: its reason, and since when it ends so."""
+
+    is_good: bool
+    reason: str = ""
+    since: datetime | None = None
+
+
+def _attempt(recorded: api.StatusTag | None, wish: AskRegistry) -> Attempt | None:
+    """The last attempt to import a tag, if it was made at its present source."""
+    if recorded is None or recorded.observed_at(wish.source) is None:
+        return None
+    outcome = recorded.outcome
+    if outcome is None or outcome.status != "False":
+        return Attempt(is_good=True)
+    return Attempt(False, outcome.reason or "", outcome.last_transition_time)
+
+
+def listing_attempt(
+    stream: ImageStream, memory: TagProgress | None, wish: ListRepository, rules: ImportRules
+) -> Attempt | None:
+    """The last attempt to list the stream's repository, if it was made for what spec and the settings say now.
+
+    A failure is in a condition only, which does not name its source. It counts for the present one where this process
+    saw it, or, after a restart, where the spec is as it was.
+    """
+    status = stream.status or api.Status()
+    if memory is not None and memory.selected is not None and memory.source == wish.source:
+        return Attempt(is_good=True)
+    said = status.condition(api.REPOSITORY_IMPORTED)
+    if said is not None and said.status == "False" and said.reason != IMPORTING:
+        is_of_spec = said.observed_generation == stream.metadata.generation
+        is_ours = memory is None or memory.source == wish.source
+        if is_ours and (is_of_spec or (memory is not None and memory.answered_at is not None)):
+            return Attempt(False, said.reason or "", said.last_transition_time)
+    listed = status.repository
+    if listed is None or (listed.name, listed.insecure) != (wish.source.name, wish.source.insecure):
+        return None
+    is_enough = not listed.left_out or listed.limit >= rules.repository_tags
+    return Attempt(is_good=True) if is_enough else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What may be asked, in a plan; `recorded` is what the status says of the tag, `attempt` how the last attempt at
+    the present source ended, None where there was none.
+    """
+
+    wish: AskRegistry | ListRepository
+    is_polled: bool
+    recorded: api.StatusTag | None
+    attempt: Attempt | None
+
+    def known(self) -> Served | None:
         """What an unchanged tag is answered with by one HEAD: only what the newest item still says counts, since others
         may write items too.
         """
-        newest = self.recorded.newest if self.recorded else None
-        served, image = (self.observed and self.observed.digest) or "", (newest and newest.image) or ""
+        wish, recorded = self.wish, self.recorded
+        if not isinstance(wish, AskRegistry) or recorded is None:
+            return None
+        observed, newest = recorded.observed_at(wish.source), recorded.newest
+        served, image = (observed and observed.digest) or "", (newest and newest.image) or ""
         if newest is None or not is_digest(served) or not is_digest(image):
             return None
-        if self.wish.source.mode is ImportMode.PRESERVE_ORIGINAL and image != served:
+        if wish.source.mode is ImportMode.PRESERVE_ORIGINAL and image != served:
             return None
-        if newest.docker_image_reference != str(self.wish.reference.pinned(image)):
+        if newest.docker_image_reference not in {str(name.pinned(image)) for name in wish.recorded_names}:
             return None
         return Served(served, image)
+
+
+# --- tickets ----------------------------------------------------------------------------------------------------------
 
 
 def tickets_of(
     stream: ImageStream, plan: Plan, entries: Iterable[Entry], rules: ImportRules
 ) -> tuple[tuple[Ticket, ...], Progress]:
-    """The plan as questions for the lanes, with the credentials that the namespace's `entries` give, and the progress
-    once they are asked.
+    """The plan as questions for the lanes, with the credentials that `entries` give, and the progress once they are
+    asked.
     """
     secrets = tuple(entries)
     tickets = []
     progress = dict(plan.progress)
     for due in plan.due:
-        source, reference = due.wish.source, due.wish.reference
-        prefer = Platform.parse(source.platform) if source.platform else rules.legacy_platform
-        lookup = Lookup(
-            reference=reference,
-            transport=due.wish.transport,
-            credentials=candidates(secrets, reference) if due.wish.transport.credentials else (),
-            mode=source.mode,
-            prefer=prefer if source.mode is ImportMode.LEGACY else None,
-            known=due.known,
-        )
-        ticket = Ticket(stream.metadata.uid, due.tag, source, due.request, due.slot, lookup)
+        if isinstance(due.wish, ListRepository):
+            question: Question = _listing(due.wish, secrets, rules)
+        else:
+            question = _lookup(due.wish, due.known, secrets, rules)
+        ticket = Ticket(stream.metadata.uid, due.tag, due.wish.source, due.request, due.slot, question)
         tickets.append(ticket)
         progress[due.tag] = replace(
             progress[due.tag], asked=ticket, retry_at=None, deferred_until=None, is_hinted=False
@@ -547,410 +547,37 @@ def tickets_of(
     return tuple(tickets), progress
 
 
-# --- merge ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TagMoved:
-    """A tag points to a new image; `old` is empty at its first import. Both are pull specs."""
-
-    tag: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class TagFailed:
-    """A tag began to fail, or fails for another reason than before."""
-
-    tag: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class TagRecovered:
-    """A tag that failed is imported again, unchanged."""
-
-    tag: str
-
-
-Transition = TagMoved | TagFailed | TagRecovered
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What a round makes of a stream: its status to be, whether that must be written, what people should hear of, and
-    the memory after the write.
-    """
-
-    stream: ImageStream
-    is_changed: bool
-    transitions: tuple[Transition, ...]
-    progress: Progress
-
-
-def merge_status(
-    stream: ImageStream, answers: Iterable[Answer], progress: Progress, *, now: datetime, rules: ImportRules
-) -> Update:
-    """Decide what the answers, and the tags that need none, make of the stream's status.
-
-    An answer counts only for the stream (uid) and the source that it was asked for: for another one it is dropped.
-    `now` (aware) dates events and conditions; the status keeps whole seconds. Nothing is changed when nothing happened,
-    so that an idle poll writes nothing.
-    """
-    merge = _Merge(stream, dict(progress), api.whole_seconds(now), rules)
-    merge.forget()
-    merge.take(answers)
-    merge.settle_unasked()
-    status = merge.status()
-    return Update(stream.with_status(status), merge.is_worth_writing(status), tuple(merge.transitions), merge.progress)
-
-
-class _Merge:
-    """The working copy of one merge; `merge_status` tells the order of its steps."""
-
-    def __init__(
-        self, stream: ImageStream, progress: dict[str, TagProgress], now: datetime, rules: ImportRules
-    ) -> None:
-        self._stream, self._now, self._rules = stream, now, rules
-        self._old = stream.status or api.Status()
-        self._tags: dict[str, api.StatusTag] = {tag.tag: tag for tag in self._old.tags or ()}
-        self._wishes = {tag.name: wish_of(stream, tag, rules) for tag in stream.spec_tags}
-        self._forgotten: str | None = None
-        self._crowded: set[str] = set()
-        self._awaited: set[str] = set()  # tags that follow one whose first answer has not come
-        self.progress = progress
-        self.transitions: list[Transition] = []
-
-    def forget(self) -> None:
-        """Drop the history of tags that a forget request names and spec no longer has."""
-        request = _open_forget(self._stream)
-        if request is None:
-            return
-        for tag in request.tags - self._wishes.keys():
-            self._tags.pop(tag, None)
-        self._forgotten = request.value
-
-    def take(self, answers: Iterable[Answer]) -> None:
-        for answer in answers:
-            tag, wish = answer.ticket.tag, self._wishes.get(answer.ticket.tag)
-            if not isinstance(wish, AskRegistry) or wish.source != answer.ticket.source:
-                continue
-            if answer.ticket.uid != self._stream.metadata.uid:
-                continue
-            memory = self.progress.get(tag) or TagProgress(wish.source)
-            self.progress[tag] = memory.after(answer, self._rules)
-            match answer.outcome:
-                case Resolved(served=served):
-                    pull_spec = str(wish.reference.pinned(served.image))
-                    self._succeed(tag, wish.source, served.digest, pull_spec, served.image)
-                case Failed(reason=reason, message=message):
-                    self._fail(tag, wish.source, reason, message)
-                case Deferred():
-                    pass  # nothing is known yet: the status stays
-                case _:
-                    assert_never(answer.outcome)
-
-    def settle_unasked(self) -> None:
-        """Decide the tags that no registry is asked for; those that follow others last, each after the one that it
-        follows.
-        """
-        for tag, wish in self._wishes.items():
-            match wish:
-                case RecordReference(source=source, pull_spec=pull_spec):
-                    self._succeed(tag, source, "", pull_spec, "")
-                case Refuse(source=source, reason=reason, message=message):
-                    self._fail(tag, source, reason, message)
-                case _:
-                    pass
-        settled: set[str] = set()
-        for tag, wish in self._wishes.items():
-            if isinstance(wish, FollowTag):
-                self._follow(tag, wish, settled)
-
-    def _follow(self, tag: str, wish: FollowTag, settled: set[str]) -> None:
-        """Settle the chain of tags that starts here, from its far end. Tags that follow each other in a circle fail;
-        one that only leads to them has what the tag that it follows had before.
-        """
-        chain: dict[str, FollowTag] = {}
-        current: Wish | None = wish
-        while isinstance(current, FollowTag) and tag not in settled:
-            chain[tag] = current
-            settled.add(tag)
-            tag = current.tag
-            current = self._wishes.get(tag)
-        members = list(chain)
-        circle = members[members.index(tag) :] if tag in chain else []
-        for member in circle:
-            through = f"tag {quoted(member)} follows itself through {quoted(chain[member].tag)}"
-            self._fail(member, chain[member].source, "CircularReference", through)
-        for member in reversed(members[: len(members) - len(circle)]):
-            self._copy(member, chain[member])
-
-    def _copy(self, tag: str, wish: FollowTag) -> None:
-        followed = self._tags.get(wish.tag)
-        newest = followed.newest if followed else None
-        if newest is not None:
-            self._succeed(tag, wish.source, newest.image or "", newest.docker_image_reference, newest.image or "")
-        elif self._is_awaited(wish.tag):
-            self._awaited.add(tag)
-        else:
-            self._fail(tag, wish.source, "TagNotFound", f"tag {quoted(wish.tag)} of this stream has no image yet")
-
-    def _is_awaited(self, tag: str) -> bool:
-        """Whether an answer for the tag's present source, or for that of the tag that it follows, is still to come."""
-        wish, recorded = self._wishes.get(tag), self._tags.get(tag)
-        if isinstance(wish, AskRegistry):
-            return recorded is None or recorded.observed_at(wish.source) is None
-        return tag in self._awaited
-
-    def _succeed(self, tag: str, source: Source, digest: str, pull_spec: str, image: str) -> None:
-        old = self._tags.get(tag) or api.StatusTag(tag=tag)
-        newest = old.newest
-        event = TagEvent(
-            created=self._now,
-            docker_image_reference=pull_spec,
-            image=image,
-            generation=self._stream.metadata.generation,
+def _lookup(wish: AskRegistry, known: Served | None, secrets: tuple[Entry, ...], rules: ImportRules) -> Lookup:
+    """The question for an image: at the first place, and with each next one as what is asked when that gives none."""
+    source = wish.source
+    prefer = Platform.parse(source.platform) if source.platform else rules.legacy_platform
+    first: Lookup | None = None
+    for place in reversed(wish.places):
+        first = Lookup(
+            reference=place.reference.tagged(wish.tag) if wish.tag else place.reference,
+            transport=place.transport,
+            credentials=candidates(secrets, place.reference),
+            mode=source.mode,
+            prefer=prefer if source.mode is ImportMode.LEGACY else None,
+            known=known,
+            recorded=place.recorded.tagged(wish.tag) if wish.tag else place.recorded,
+            fallback=first,
         )
-        # That a spec has a new generation says nothing of a tag whose source is as it was: polling it writes nothing.
-        is_same = newest is not None and old.observed_at(source) is not None and _is_same(newest, event)
-        items, moved = (old.items or (), False) if is_same else record_event(old.items or (), event)
-        if moved:
-            self.transitions.append(TagMoved(tag, newest.docker_image_reference if newest else "", pull_spec))
-        elif old.outcome and old.outcome.status == "False":
-            self.transitions.append(TagRecovered(tag))
-        self._tags[tag] = api.StatusTag(
-            tag=tag,
-            items=items[: self._rules.history_limit],
-            conditions=(self._condition(old, source, "True", "Imported", None),),
-            observed=self._observed(old, source, digest),
+    if first is None:
+        raise ValueError("a wish has at least one place")
+    return first
+
+
+def _listing(wish: ListRepository, secrets: tuple[Entry, ...], rules: ImportRules) -> Listing:
+    first: Listing | None = None
+    for place in reversed(wish.places):
+        first = Listing(
+            reference=place.reference,
+            transport=place.transport,
+            credentials=candidates(secrets, place.reference),
+            limit=rules.repository_tags,
+            fallback=first,
         )
-
-    def _fail(self, tag: str, source: Source, reason: str, message: str) -> None:
-        old = self._tags.get(tag) or api.StatusTag(tag=tag)
-        before = old.outcome
-        if before is None or before.status != "False" or before.reason != reason or old.observed_at(source) is None:
-            self.transitions.append(TagFailed(tag, reason, message))
-        self._tags[tag] = api.StatusTag(
-            tag=tag,
-            items=old.items,
-            conditions=(self._condition(old, source, "False", reason, message),),
-            observed=old.observed_at(source) or self._observed(old, source, ""),
-        )
-
-    def _observed(self, old: api.StatusTag, source: Source, digest: str) -> api.Observed:
-        before = old.observed_at(source)
-        generation = before.generation if before else self._stream.metadata.generation
-        return api.Observed.of(source, generation=generation, digest=digest)
-
-    def _condition(
-        self, old: api.StatusTag, source: Source, status: str, reason: str, message: str | None
-    ) -> api.TagCondition:
-        before = old.outcome
-        if (
-            before
-            and old.observed_at(source) is not None
-            and (before.status, before.reason, before.message) == (status, reason, message)
-        ):
-            return before
-        since = before.last_transition_time if before and before.status == status else self._now
-        return api.TagCondition(
-            type=api.IMPORT_SUCCESS,
-            status=status,
-            reason=reason,
-            message=message,
-            last_transition_time=since or self._now,
-            generation=self._stream.metadata.generation,
-        )
-
-    def status(self) -> api.Status:
-        """The whole status; entries sorted by tag, those with neither items nor conditions dropped."""
-        tags = self._within_budget(
-            tuple(
-                self._tags[name] for name in sorted(self._tags) if self._tags[name].items or self._tags[name].conditions
-            )
-        )
-        forgotten = self._forgotten or _handled(self._stream).forget
-        handled = api.Handled(refresh=self._handled_refresh(), forget=forgotten)
-        return api.Status(
-            docker_image_repository=self._old.docker_image_repository,
-            public_docker_image_repository=self._old.public_docker_image_repository,
-            observed_generation=self._stream.metadata.generation,
-            conditions=self._conditions(tags),
-            tags=tags,
-            handled=handled if handled != api.Handled() else None,
-            summary=self._summary(tags),
-        )
-
-    def _handled_refresh(self) -> str | None:
-        """The present request, once every tag that it names and that can be asked for has its answer; else the one
-        handled before.
-        """
-        handled = _handled(self._stream).refresh
-        request = open_refresh(self._stream)
-        if request is None:
-            return handled
-        is_answered = all(
-            (memory := self.progress.get(tag)) is not None and memory.answered == request.value
-            for tag in _asked_for(request, self._wishes)
-        )
-        return request.value if is_answered else handled
-
-    def _within_budget(self, tags: tuple[api.StatusTag, ...]) -> tuple[api.StatusTag, ...]:
-        """Trim the oldest history, then refuse the tags that are new, until the object fits etcd. The newest item of a
-        recorded tag is never dropped.
-        """
-        size = sum(len(api.encode(tag)) + 1 for tag in tags)
-        if size <= self._rules.status_budget:
-            return tags
-        kept = {tag.tag: tag for tag in tags}
-        epoch = datetime.fromtimestamp(0, UTC)
-        history = sorted(
-            ((tag.items or ())[depth].created or epoch, tag.tag, depth)
-            for tag in tags
-            for depth in range(1, len(tag.items or ()))
-        )
-        # Items are newest first and sorted by age here, so that those of one tag come off its end.
-        for _, name, _ in history:
-            if size <= self._rules.status_budget:
-                break
-            tag = kept[name]
-            items = tag.items or ()
-            size -= len(api.encode(items[-1])) + 1
-            kept[name] = _with_items(tag, items[:-1])
-        known = {tag.tag for tag in self._old.tags or ()}
-        for name in sorted(kept.keys() - known, reverse=True):
-            if size <= self._rules.status_budget:
-                break
-            size -= len(api.encode(kept.pop(name))) + 1
-            self._refuse_room(name)
-        return tuple(kept[name] for name in sorted(kept))
-
-    def _refuse_room(self, tag: str) -> None:
-        """What is not recorded has not happened: nobody hears of it, and it is asked for again later."""
-        self._crowded.add(tag)
-        self.transitions = [transition for transition in self.transitions if transition.tag != tag]
-        if tag in self.progress:
-            self.progress[tag] = replace(self.progress[tag], no_room=True)
-
-    def _conditions(self, tags: tuple[api.StatusTag, ...]) -> tuple[api.Condition, ...]:
-        status, reason, message = self._readiness({tag.tag: tag for tag in tags})
-        message += _interval_problem(self._stream, self._rules)
-        before = self._old.ready
-        generation = self._stream.metadata.generation
-        since = before.last_transition_time if before and before.status == status else self._now
-        ready = api.Condition(
-            type=api.READY,
-            status=status,
-            reason=reason,
-            message=message,
-            last_transition_time=since,
-            observed_generation=generation,
-        )
-        others = tuple(condition for condition in self._old.conditions or () if condition.type != api.READY)
-        return (ready, *others)
-
-    def _readiness(self, tags: Mapping[str, api.StatusTag]) -> tuple[str, str, str]:
-        wishes = {name: wish for name, wish in self._wishes.items() if wish is not None}
-        failing: list[str] = []
-        waiting: list[str] = []
-        for name, wish in wishes.items():
-            tag = tags.get(name)
-            if tag is None or tag.observed_at(wish.source) is None:
-                waiting.append(name)
-            elif tag.outcome is None or tag.outcome.status != "True":
-                failing.append(name)
-        crowded = [name for name in waiting if self._has_no_room(name)]
-        if crowded:
-            return (
-                "False",
-                "StatusTooLarge",
-                f"no room is left to record {_listed(crowded)}; remove tags or split the stream",
-            )
-        if failing:
-            return "False", "ImportFailed", f"not imported: {_listed(failing)}; the conditions of status.tags say why"
-        if waiting:
-            return "False", "Importing", f"being imported: {_listed(waiting)}"
-        if self._stream.spec and self._stream.spec.docker_image_repository:
-            return (
-                "False",
-                "NotSupported",
-                "spec.dockerImageRepository is not imported; name the tags that you need in spec.tags",
-            )
-        if not wishes:
-            return "True", "NothingToImport", "no tag of this stream has a source"
-        return "True", "Imported", f"all tags with a source are imported: {_listed(wishes)}"
-
-    def _has_no_room(self, tag: str) -> bool:
-        """Whether the tag's answer was refused for want of room, in this merge or in one before."""
-        wish, memory = self._wishes[tag], self.progress.get(tag)
-        return tag in self._crowded or bool(wish and memory and memory.no_room and memory.source == wish.source)
-
-    def _summary(self, tags: tuple[api.StatusTag, ...]) -> api.Summary:
-        names = {tag.tag for tag in tags if tag.items} | self._wishes.keys()
-        created = [tag.newest.created for tag in tags if tag.newest and tag.newest.created]
-        sourced = [tag for tag in self._stream.spec_tags if self._wishes[tag.name] is not None]
-        scheduled = sum(tag.is_scheduled for tag in sourced)
-        return api.Summary(
-            tags=_listed(names) or None,
-            updated=max(created, default=None),
-            scheduled=f"{scheduled}/{len(sourced)}",
-        )
-
-    def is_worth_writing(self, status: api.Status) -> bool:
-        """Whether anything happened. That a first answer is still awaited is not news: it is written with the answer,
-        which saves a write for each stream.
-        """
-        old = self._old
-        if status == old:
-            return False
-        only_waiting = (
-            status.ready is not None
-            and status.ready.reason == "Importing"
-            and not (old.ready and old.ready.reason == "Importing")
-        )
-        return not only_waiting or (status.tags or (), status.handled) != (old.tags or (), old.handled)
-
-
-def record_event(items: tuple[TagEvent, ...], event: TagEvent) -> tuple[tuple[TagEvent, ...], bool]:
-    """Put a tag event on top of a history (newest first), and say whether the tag moved.
-
-    Only an event that differs from the newest in both pull spec and image is a new one; a difference in one of them
-    corrects the newest in place and keeps its date, and an equal one of a later generation takes that generation.
-    """
-    if not items:
-        return (event,), True
-    newest, rest = items[0], items[1:]
-    if _is_same(newest, event):
-        if (newest.generation or 0) >= (event.generation or 0):
-            return items, False
-        return (_corrected(newest, event), *rest), False
-    same_reference = newest.docker_image_reference == event.docker_image_reference
-    if same_reference or (event.image and newest.image == event.image):
-        return (_corrected(newest, event), *rest), False
-    return (event, *items), True
-
-
-def _is_same(newest: TagEvent, event: TagEvent) -> bool:
-    return (newest.docker_image_reference, newest.image or "") == (event.docker_image_reference, event.image or "")
-
-
-def _corrected(newest: TagEvent, event: TagEvent) -> TagEvent:
-    return TagEvent(
-        created=newest.created,
-        docker_image_reference=event.docker_image_reference,
-        image=event.image,
-        generation=event.generation,
-    )
-
-
-def _with_items(tag: api.StatusTag, items: tuple[TagEvent, ...]) -> api.StatusTag:
-    return api.StatusTag(tag=tag.tag, items=items, conditions=tag.conditions, observed=tag.observed)
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    shown = ", ".join(ordered[:_NAMED_TAGS])
-    return f"{shown} and {len(ordered) - _NAMED_TAGS} more" if len(ordered) > _NAMED_TAGS else shown
+    if first is None:
+        raise ValueError("a wish has at least one place")
+    return first

@@ -11,19 +11,29 @@ which adds `observed`, `handled`, `summary` and the stream's own conditions.
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
 
 from imagestreams.core.lookup import ImportMode, Source
-from imagestreams.core.reference import ImageReference, InvalidReference
+from imagestreams.core.reference import DEFAULT_TAG, ImageReference, InvalidReference, is_tag
 
 IMPORT_SUCCESS = "ImportSuccess"
 READY = "Ready"
+REPOSITORY_IMPORTED = "RepositoryImported"
+ON_SCHEDULE = "OnSchedule"
 REFRESH_ANNOTATION = "imagestreams.dev/refresh"
 FORGET_ANNOTATION = "imagestreams.dev/forget"
 INTERVAL_ANNOTATION = "imagestreams.dev/interval"
+SUSPEND_ANNOTATION = "imagestreams.dev/suspend"
+PULL_SECRETS_ANNOTATION = "imagestreams.dev/pull-secrets"
+INSECURE_REPOSITORY_ANNOTATION = "openshift.io/image.insecureRepository"
+
+_STREAM = re.compile(r"[^:@/\s]+")
+_MOST_HOPS = 64  # from a tag that follows to the one at the end
+_MOST_PULL_SECRETS = 16  # of one stream; each may cost a request
 
 
 class ObjectKey(NamedTuple):
@@ -215,6 +225,18 @@ class Handled(_Wire, frozen=True):
     forget: str | None = None
 
 
+class Repository(_Wire, frozen=True):
+    """The last complete listing of `spec.dockerImageRepository`: how many tags the registry named, how many of them
+    are not in the stream, and the limit that was in force.
+    """
+
+    name: str
+    insecure: bool = False
+    found: int = 0
+    left_out: int = 0
+    limit: int = 0
+
+
 class Summary(_Wire, frozen=True):
     """Scalars for `kubectl get`: a printer column cannot join a list."""
 
@@ -231,13 +253,17 @@ class Status(_Wire, frozen=True):
     tags: tuple[StatusTag, ...] | None = None
     handled: Handled | None = None
     summary: Summary | None = None
+    repository: Repository | None = None
 
     def tag(self, name: str) -> StatusTag | None:
         return next((tag for tag in self.tags or () if tag.tag == name), None)
 
+    def condition(self, type_: str) -> Condition | None:
+        return next((condition for condition in self.conditions or () if condition.type == type_), None)
+
     @property
     def ready(self) -> Condition | None:
-        return next((condition for condition in self.conditions or () if condition.type == READY), None)
+        return self.condition(READY)
 
 
 class Spec(_Wire, frozen=True):
@@ -251,6 +277,9 @@ class Annotations(_Wire, frozen=True):
     refresh: str | None = msgspec.field(default=None, name=REFRESH_ANNOTATION)
     forget: str | None = msgspec.field(default=None, name=FORGET_ANNOTATION)
     interval: str | None = msgspec.field(default=None, name=INTERVAL_ANNOTATION)
+    suspend: str | None = msgspec.field(default=None, name=SUSPEND_ANNOTATION)
+    pull_secrets: str | None = msgspec.field(default=None, name=PULL_SECRETS_ANNOTATION)
+    insecure_repository: str | None = msgspec.field(default=None, name=INSECURE_REPOSITORY_ANNOTATION)
 
 
 class Metadata(_Wire, frozen=True):
@@ -278,6 +307,27 @@ class ImageStream(_Wire, frozen=True):
     @property
     def annotations(self) -> Annotations:
         return self.metadata.annotations or Annotations()
+
+    @property
+    def repository(self) -> str:
+        """The repository all of whose tags are wanted, or empty."""
+        return (self.spec and self.spec.docker_image_repository) or ""
+
+    @property
+    def is_repository_insecure(self) -> bool:
+        """Whether the repository may be listed, and its tags be imported, insecurely."""
+        return self.annotations.insecure_repository == "true"
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether nothing of the stream is to be asked."""
+        return self.annotations.suspend == "true"
+
+    @property
+    def pull_secrets(self) -> tuple[str, ...]:
+        """The secrets that the stream's annotation names, in that order, each once; at most 16."""
+        names = (name.strip() for name in (self.annotations.pull_secrets or "").split(","))
+        return tuple(dict.fromkeys(name for name in names if name))[:_MOST_PULL_SECRETS]
 
     def spec_tag(self, name: str) -> TagReference | None:
         return next((tag for tag in self.spec_tags if tag.name == name), None)
@@ -340,13 +390,13 @@ def encode_status_patch(stream: ImageStream, status: Status) -> bytes:
     return _encode.encode(
         {
             "metadata": {"resourceVersion": stream.metadata.resource_version, "uid": stream.metadata.uid},
-            "status": _explicit(status),
+            "status": _explicit(status, stream.status or Status()),
         }
     )
 
 
-def _explicit(status: Status) -> dict[str, object]:
-    """The status with its empty lists written out: in a merge patch an absent field would keep its old value."""
+def _explicit(status: Status, old: Status) -> dict[str, object]:
+    """The status with its empty fields written out: in a merge patch an absent one would keep its old value."""
     fields = {
         name: getattr(status, attribute)
         for attribute, name in zip(status.__struct_fields__, status.__struct_encode_fields__, strict=True)
@@ -356,6 +406,17 @@ def _explicit(status: Status) -> dict[str, object]:
     if status.summary is not None:
         summary = status.summary
         written["summary"] = {"tags": summary.tags, "updated": summary.updated, "scheduled": summary.scheduled}
+    if status.repository is not None:
+        listed = status.repository
+        written["repository"] = {
+            "name": listed.name,
+            "insecure": listed.insecure,
+            "found": listed.found,
+            "leftOut": listed.left_out,
+            "limit": listed.limit,
+        }
+    elif old.repository is not None:
+        written["repository"] = None
     return written
 
 
@@ -379,7 +440,8 @@ def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
 
     The newest item counts, whatever later attempts said. What is written is always pinned by the item's own digest, so
     that text in a status cannot name another image. An item without a digest is taken as written, but only where spec
-    says that the tag is a reference. Raises `InvalidReference` for an item that is no image.
+    says that the tag, or the tag of this stream that it follows, is a reference. Raises `InvalidReference` for an item
+    that is no image.
     """
     recorded = stream.status_tag(tag)
     event = recorded.newest if recorded else None
@@ -390,7 +452,7 @@ def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
         raise InvalidReference(f"{event.docker_image_reference!r} names a registry, not an image")
     digest = event.image or ""
     spec_tag = stream.spec_tag(tag)
-    if not digest and not (spec_tag and spec_tag.reference):
+    if not digest and not _is_reference(stream, spec_tag):
         raise InvalidReference(
             f"{event.docker_image_reference!r} has no digest, and the tag is not a reference in spec"
         )
@@ -399,6 +461,34 @@ def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
         reference = ImageReference.parse(repository)
     pull_spec = str(reference.pinned(digest)) if digest else event.docker_image_reference
     return TagImage(pull_spec, digest, event_identity(Istag(*stream.key, tag), event))
+
+
+def is_stream(text: str) -> bool:
+    """Whether `text` can stand for a stream's name where one is followed."""
+    return _STREAM.fullmatch(text) is not None
+
+
+def followed_tag(tag: TagReference, key: ObjectKey) -> Istag | None:
+    """The tag that a spec tag of the stream `key` follows, or None where it follows none, or names it amiss."""
+    if tag.from_ is None or tag.from_.kind != "ImageStreamTag" or not tag.from_.name:
+        return None
+    owner, colon, name = tag.from_.name.rpartition(":")
+    name = name or DEFAULT_TAG
+    if (colon and not is_stream(owner)) or not is_tag(name):
+        return None
+    return Istag(tag.from_.namespace or key.namespace, owner or key.name, name)
+
+
+def _is_reference(stream: ImageStream, tag: TagReference | None) -> bool:
+    """Whether spec says that a tag is a pull spec and no more; one that follows another tag of the stream is what that
+    one is.
+    """
+    passed: set[str] = set()
+    while tag is not None and not tag.reference and tag.name not in passed and len(passed) < _MOST_HOPS:
+        passed.add(tag.name)
+        followed = followed_tag(tag, stream.key)
+        tag = stream.spec_tag(followed.tag) if followed and followed.key == stream.key else None
+    return bool(tag and tag.reference)
 
 
 def event_identity(istag: Istag, event: TagEvent) -> str:

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from imagestreams.core.policy import Policy, Refused, transport_for
+from imagestreams.core.policy import Policy, refuse_image
 from imagestreams.core.reference import ImageReference, InvalidReference, is_tag
 from imagestreams.core.stream import UNREADABLE, Istag, MalformedObject, ObjectKey, TagImage
 
@@ -524,8 +524,8 @@ def _decide(
 
 def _refused(image: TagImage, policy: Policy) -> str | None:
     """Why the policy refuses the image, which was parsed and imported when it may have been another."""
-    transport = transport_for(policy, ImageReference.parse(image.pull_spec), insecure=True)
-    return f"has {image.pull_spec}: {transport.message}" if isinstance(transport, Refused) else None
+    refused = refuse_image(policy, ImageReference.parse(image.pull_spec))
+    return f"has {image.pull_spec}: {refused.message}" if refused else None
 
 
 def _is_same_image(current: str, wanted: TagImage) -> bool:

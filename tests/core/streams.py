@@ -9,23 +9,30 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from imagestreams.core.importing import (
-    ImportRules,
-    Plan,
-    Progress,
-    Transition,
-    Update,
-    merge_status,
-    plan_import,
-    tickets_of,
-)
+from imagestreams.core.importing import REPOSITORY as LISTING
+from imagestreams.core.importing import Plan, Progress, plan_import, tickets_of
 from imagestreams.core.keychain import Entry
-from imagestreams.core.lookup import Answer, Deferred, Failed, ImportMode, Outcome, Resolved, Served, Source, Ticket
+from imagestreams.core.lookup import (
+    Answer,
+    Deferred,
+    Failed,
+    ImportMode,
+    Listed,
+    Lookup,
+    Outcome,
+    Resolved,
+    Served,
+    Source,
+    Ticket,
+)
+from imagestreams.core.merging import Transition, Update, merge_status
+from imagestreams.core.reference import ImageReference
 from imagestreams.core.stream import (
     Annotations,
     ImageStream,
     ImportPolicy,
     Metadata,
+    ObjectKey,
     ObjectReference,
     ReferencePolicy,
     Spec,
@@ -37,6 +44,7 @@ from imagestreams.core.stream import (
     encode,
     encode_status_patch,
 )
+from imagestreams.core.wish import ImportRules
 from tests.fakes.patching import merged
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -100,20 +108,22 @@ def stream(
     status: Status | None = None,
     refresh: str | None = None,
     forget: str | None = None,
-    interval: str | None = None,
     repository: str | None = None,
     generation: int = 1,
     uid: str = "uid-1",
     name: str = "app",
+    namespace: str = "team",
+    **annotations: str | None,
 ) -> ImageStream:
+    """A stream; further arguments are annotations, as `Annotations` names them."""
     return ImageStream(
         metadata=Metadata(
             name=name,
-            namespace="team",
+            namespace=namespace,
             uid=uid,
             resource_version="100",
             generation=generation,
-            annotations=Annotations(refresh=refresh, forget=forget, interval=interval),
+            annotations=Annotations(refresh=refresh, forget=forget, **annotations),
         ),
         spec=Spec(docker_image_repository=repository, tags=tags),
         status=status,
@@ -123,20 +133,20 @@ def stream(
 def edited(
     before: ImageStream,
     *tags: TagReference,
-    refresh: str | None = None,
-    forget: str | None = None,
-    interval: str | None = None,
+    repository: str | None = None,
+    **annotations: str | None,
 ) -> ImageStream:
-    """The stream after a user replaced its tags (none given: they stay) and annotations."""
-    generation = before.metadata.generation + (1 if tags else 0)
+    """The stream after a user replaced its tags and repository (neither given: they stay) and annotations."""
+    is_same = not tags and repository is None
     return stream(
         *(tags or before.spec_tags),
         status=before.status,
-        refresh=refresh,
-        forget=forget,
-        interval=interval,
-        generation=generation,
+        repository=before.repository or None if repository is None else repository or None,
+        generation=before.metadata.generation + (not is_same),
         uid=before.metadata.uid,
+        name=before.metadata.name,
+        namespace=before.metadata.namespace,
+        **annotations,
     )
 
 
@@ -144,9 +154,16 @@ def source(image: str = IMAGE, *, mode: ImportMode = ImportMode.PRESERVE_ORIGINA
     return Source("DockerImage", image, mode=mode, insecure=insecure)
 
 
-def resolved(letter: str, *, child: str = "") -> Resolved:
-    """The tag serves the digest of `letter`; in Legacy mode the image is `child` of it."""
-    return Resolved(Served(digest(letter), digest(child or letter)))
+def resolved(letter: str, *, child: str = "", recorded: str = "") -> Resolved:
+    """The tag serves the digest of `letter`; in Legacy mode the image is `child` of it. It is recorded by the name that
+    the ticket says, as by the lanes, or as `recorded`.
+    """
+    return Resolved(Served(digest(letter), digest(child or letter)), ImageReference.parse(recorded or "by.ticket/x"))
+
+
+def listed(*tags: str, found: int | None = None, is_complete: bool = True) -> Listed:
+    """The tags of a repository, the best first."""
+    return Listed(tags, len(tags) if found is None else found, is_complete)
 
 
 def failed(reason: str = "Unavailable", message: str = "quay.io failed (503)", *, retryable: bool = True) -> Failed:
@@ -162,6 +179,10 @@ def deferred(until: datetime) -> Deferred:
 
 
 def answer(ticket: Ticket, outcome: Outcome, at: datetime = NOW) -> Answer:
+    """The answer as the lanes give it, under the name that the ticket says."""
+    question = ticket.question
+    if isinstance(outcome, Resolved) and outcome.recorded.registry == "by.ticket" and isinstance(question, Lookup):
+        outcome = Resolved(outcome.served, question.recorded or question.reference)
     return Answer(ticket, outcome, at)
 
 
@@ -192,25 +213,39 @@ class Rounds:
         now: datetime = NOW,
         watermark: datetime | None = None,
         entries: Iterable[Entry] = (),
+        others: Iterable[ImageStream] = (),
+        may_pull: Iterable[ObjectKey] = (),
     ) -> None:
         self.stream, self.rules, self.now, self.watermark = stream, rules or ImportRules(), now, watermark
         self.entries = tuple(entries)
+        self.others = {other.key: other for other in others}
+        self.may_pull = frozenset(may_pull)
         self.progress: Progress = {}
         self.pending: dict[str, Ticket] = {}
         self.heard: list[Transition] = []
         self.writes = 0
 
     def round(self, hints: Iterable[str] = (), **outcomes: Outcome) -> Plan:
-        """One round, with the answers to tickets that are under way (by tag; `_` stands for `-`)."""
+        """One round, with the answers to tickets that are under way (by tag; `_` stands for `-`, and `listing` for the
+        repository's).
+        """
         answers = []
         for name, outcome in outcomes.items():
-            ticket = self.pending.pop(name.replace("_", "-"))
+            ticket = self.pending.pop(LISTING if name == "listing" else name.replace("_", "-"))
             answers.append(answer(ticket, outcome, self.now))
         self.merge(*answers)
         return self.plan(hints)
 
     def merge(self, *answers: Answer) -> Update:
-        update = merge_status(self.stream, answers, self.progress, now=self.now, rules=self.rules)
+        update = merge_status(
+            self.stream,
+            answers,
+            self.progress,
+            now=self.now,
+            rules=self.rules,
+            streams=self.others.get,
+            may_pull=self.may_pull,
+        )
         if update.is_changed:
             assert update.stream.status is not None
             self.stream = stored(self.stream, update.stream.status)
@@ -241,9 +276,16 @@ class Rounds:
     def wait(self, time: timedelta | datetime) -> None:
         self.now = self.now + time if isinstance(time, timedelta) else time
 
-    def edit(self, *tags: TagReference, **annotations: str | None) -> None:
+    def edit(self, *tags: TagReference, repository: str | None = None, **annotations: str | None) -> None:
         """A user changes the stream."""
-        self.stream = edited(self.stream, *tags, **annotations)
+        self.stream = edited(self.stream, *tags, repository=repository, **annotations)
+
+    def answer_all(self, outcome: Outcome) -> None:
+        """Rounds with this answer to each tag that is asked for, until none is."""
+        while names := [name for name in self.pending if name != LISTING]:
+            tickets = [self.pending.pop(name) for name in names]
+            self.merge(*(answer(ticket, outcome, self.now) for ticket in tickets))
+            self.plan()
 
     def restart(self) -> None:
         """The process is replaced by another."""

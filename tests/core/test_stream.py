@@ -23,6 +23,7 @@ from imagestreams.core.stream import (
     MalformedObject,
     ObjectKey,
     Observed,
+    Repository,
     Status,
     StatusTag,
     Summary,
@@ -37,7 +38,7 @@ from imagestreams.core.stream import (
     event_identity,
     latest_image,
 )
-from tests.core.streams import IMAGE, NOW, digest, pinned, stored, stream, tag
+from tests.core.streams import IMAGE, NOW, digest, follower, pinned, stored, stream, tag
 
 # --- decode and encode ------------------------------------------------------------------------------------------------
 
@@ -118,6 +119,16 @@ _status = st.builds(
     tags=_tuples(_status_tag),
     handled=_some(st.builds(Handled, refresh=_text, forget=_text)),
     summary=_some(st.builds(Summary, tags=_text, updated=_moment, scheduled=_text)),
+    repository=_some(
+        st.builds(
+            Repository,
+            name=st.text(max_size=10),
+            insecure=st.booleans(),
+            found=st.integers(0, 9),
+            left_out=st.integers(0, 9),
+            limit=st.integers(0, 9),
+        )
+    ),
 )
 _stream = st.builds(
     ImageStream,
@@ -128,7 +139,17 @@ _stream = st.builds(
         uid=st.text(max_size=10),
         resource_version=st.text(max_size=10),
         generation=st.integers(0, 2**62),
-        annotations=_some(st.builds(api.Annotations, refresh=_text, forget=_text, interval=_text)),
+        annotations=_some(
+            st.builds(
+                api.Annotations,
+                refresh=_text,
+                forget=_text,
+                interval=_text,
+                suspend=_text,
+                pull_secrets=_text,
+                insecure_repository=_text,
+            )
+        ),
     ),
     spec=_some(st.builds(api.Spec, docker_image_repository=_text, tags=_tuples(_tag_reference))),
     status=_some(_status),
@@ -321,6 +342,15 @@ def test_a_summary_that_has_nothing_left_is_removed_field_by_field():
     }
 
 
+def test_no_field_of_a_listing_survives_the_next():
+    before = stream(status=Status(repository=Repository("quay.io/x", insecure=True, found=3, left_out=2, limit=1)))
+    after = Status(repository=Repository("quay.io/y"))
+    assert stored(before, after).status == Status(tags=(), repository=Repository("quay.io/y"))
+    gone = stored(before, Status()).status
+    assert gone is not None
+    assert gone.repository is None
+
+
 def test_what_others_read_in_a_condition_of_a_tag_is_written():
     condition = TagCondition(type="ImportSuccess", status="True", reason="Imported", last_transition_time=NOW)
     written = _patch(Status(tags=(StatusTag(tag="latest", conditions=(condition,)),)))["status"]["tags"][0]
@@ -421,6 +451,30 @@ def decode_observed(observed: Observed) -> Observed:
     assert read is not None
     assert read.observed is not None
     return read.observed
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param(None, (), id="none"),
+        pytest.param("", (), id="empty"),
+        pytest.param("a", ("a",), id="one"),
+        pytest.param(" b, a ,,b", ("b", "a"), id="in order, each once"),
+        pytest.param(",".join(map(str, range(99))), tuple(map(str, range(16))), id="too many"),
+    ],
+)
+def test_the_pull_secrets_that_a_stream_names(text: str | None, names: tuple[str, ...]):
+    assert stream(pull_secrets=text).pull_secrets == names
+
+
+def test_annotations_are_read_by_their_names():
+    names = {
+        "imagestreams.dev/suspend": "true",
+        "imagestreams.dev/pull-secrets": "a,b",
+        "openshift.io/image.insecureRepository": "true",
+    }
+    read = decode(json.dumps({"metadata": {"name": "x", "annotations": names}}).encode())
+    assert (read.is_suspended, read.pull_secrets, read.is_repository_insecure) == (True, ("a", "b"), True)
 
 
 # --- what consumers get -----------------------------------------------------------------------------------------------
@@ -526,6 +580,30 @@ def test_nothing_recorded_is_nothing(found: ImageStream):
 def test_an_item_that_is_no_image_is_refused(event: TagEvent):
     with pytest.raises(InvalidReference):
         latest_image(_recorded(event), "latest")
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_reference"),
+    [
+        pytest.param((follower("latest", "x"), tag("x", reference=True)), True, id="follows a reference"),
+        pytest.param(
+            (follower("latest", "y"), follower("y", "app:x"), tag("x", reference=True)), True, id="by another tag"
+        ),
+        pytest.param((follower("latest", "x"), tag("x")), False, id="follows an image"),
+        pytest.param((follower("latest", "y"), follower("y", "latest")), False, id="a circle"),
+        pytest.param((follower("latest", "web:x"), tag("x", reference=True)), False, id="another stream's tag"),
+        pytest.param((follower("latest", "nowhere"),), False, id="follows nothing"),
+    ],
+)
+def test_an_item_without_a_digest_counts_where_spec_says_so(tags: tuple[TagReference, ...], is_reference: bool):
+    found = _recorded(AS_WRITTEN, tags=tags)
+    if is_reference:
+        image = latest_image(found, "latest")
+        assert image is not None
+        assert image.pull_spec == "quay.io/acme/app:stable"
+    else:
+        with pytest.raises(InvalidReference):
+            latest_image(found, "latest")
 
 
 # --- tag events -------------------------------------------------------------------------------------------------------
