@@ -110,6 +110,7 @@ def status(*, generation: int = 1, ready: str = "True", reason: str = "Imported"
                 },
             }
         ],
+        "repository": {"name": "quay.io/team/app", "insecure": False, "found": 1200, "leftOut": 200, "limit": 1000},
         "handled": {"refresh": "7f3a"},
         "summary": {"tags": "stable", "scheduled": "1/1", "updated": "2026-08-01T10:00:00Z"},
     }
@@ -255,6 +256,19 @@ TAG = "should match '^[A-Za-z0-9_][A-Za-z0-9_.-]*$'"
             id="a line break",
         ),
         pytest.param(
+            [image("a", "quay.io/acme/Web:1")],
+            "tags[0].from.name",
+            '"quay.io/acme/Web:1" is no image: a repository is written in lower case, as in quay.io/team/app:1.2',
+            id="upper case",
+        ),
+        pytest.param(
+            [image("a", "quay.io/a/b:")],
+            "tags[0].from.name",
+            '"quay.io/a/b:" is no image: write [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], as in quay.io/team/app:1.2',
+            id="a tag forgotten",
+        ),
+        pytest.param([image("a", "quay.io//b")], "tags[0].from.name", "is no image: write", id="two slashes"),
+        pytest.param(
             [image("a", "b" * 601)],
             "tags[0].from.name",
             "Too long: may not be more than 600",
@@ -323,6 +337,43 @@ def test_bad_input_is_refused_with_words(
 
 @in_one_group
 @pytest.mark.parametrize(
+    ("repository", "words"),
+    [
+        ("quay.io/team/app:1.2", "must be a repository without tag and digest (quay.io/team/app)"),
+        ("app:1", "must be a repository without tag and digest"),
+        ("quay.io/team/app@" + DIGEST, "must be a repository without tag and digest"),
+        ("quay.io:443/team/app:1", "must be a repository without tag and digest"),
+        ("https://quay.io/team/app", "must be a repository without a scheme; write registry.example.com/team/app"),
+        ("quay.io/team/app ", "must not hold spaces"),
+        ("quay.io/" + "a" * 512, "Too long: may not be more than 512"),
+        ("", ""),
+        ("app", ""),
+        ("localhost/app", ""),
+        ("registry.example.com:5000/team/app", ""),
+    ],
+)
+def test_a_repository(repository: str, words: str, group: str, kubectl: Kubectl) -> None:
+    one = stream(group)
+    one["spec"]["dockerImageRepository"] = repository
+    done = kubectl("create", "--dry-run=server", "--filename=-", input=json.dumps(one), check=False)
+    assert words in done.stderr
+    assert done.returncode == (1 if words else 0), done.stderr
+    if words:
+        assert "spec.dockerImageRepository" in done.stderr
+        assert done.stderr.count("spec.dockerImageRepository") == 1, "each slip is named once"
+
+
+@in_one_group
+def test_a_name_that_no_repository_can_have(group: str, resource: str, path: str, kubectl: Kubectl) -> None:
+    refused = kubectl("create", "--filename=-", input=json.dumps(stream(group, name="my--app")), check=False)
+    assert "metadata.name: Invalid value" in refused.stderr
+    assert "must be lower-case letters and digits, with single dots or dashes between them" in refused.stderr
+    kubectl("create", "--filename=-", input=json.dumps(stream(group, name="my-app.v2")))
+    assert kubectl("get", resource, "my-app.v2", "--output=name").returncode == 0
+
+
+@in_one_group
+@pytest.mark.parametrize(
     "tag",
     [
         pytest.param({"name": "a"}, id="a tag without a source"),
@@ -333,6 +384,8 @@ def test_bad_input_is_refused_with_words(
         pytest.param(
             image(source="sha256:" + "0" * 64, importPolicy={"scheduled": True}), id="what is hardly an image"
         ),
+        pytest.param(image(source="Foo/bar"), id="a host in upper case"),
+        pytest.param(image(source="foo@sha256:" + "0A" * 32), id="a digest in upper case"),
         pytest.param(
             {"name": "a", "from": {"kind": "DockerImage", "name": "b", "namespace": "c"}},
             id="a namespace beside an image",
@@ -486,12 +539,13 @@ def table(printed: subprocess.CompletedProcess[str]) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        ("", "An ImageStream names tags and says where each comes from."),
+        ("", "An ImageStream names tags and says where each comes from: an image in a registry"),
         (".spec.tags.from.kind", "DockerImage: an image in a registry."),
         (".spec.tags.importPolicy", "True looks the tag up again and again"),
         (".spec.tags.importPolicy.importMode", 'ENUM: "" Legacy PreserveOriginal'),
         (".status.tags.items", "The first is what followers of the tag get."),
         (".status.conditions", "Ready is True when"),
+        (".status.repository.leftOut", "How many of them were not taken"),
     ],
 )
 def test_explain(field: str, words: str, group: str, control_plane: ControlPlane) -> None:

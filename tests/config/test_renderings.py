@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 import imagestreams
 from imagestreams import settings
-from tests.config.kustomize import render, render_text
+from tests.config.kustomize import ROOT, render, render_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OPENSHIFT, OWN = settings.GROUPS
+CRDS = [
+    file.removesuffix(".yaml") for file in yaml.safe_load((ROOT / "crds/kustomization.yaml").read_text())["resources"]
+]
 FOLDERS = {OPENSHIFT: "config/default", OWN: "config/imagestreams.dev"}
 both_groups = pytest.mark.parametrize("group", settings.GROUPS)
 
@@ -42,13 +50,15 @@ def test_the_installation_is_complete(group):
     objects = [f"{each['kind']} {each['metadata']['name']}" for each in render(FOLDERS[group])]
     assert sorted(objects) == sorted(
         [
-            f"CustomResourceDefinition imagestreams.{group}",
+            *(f"CustomResourceDefinition {plural}.{group}" for plural in CRDS),
             "Namespace imagestreams-system",
             "ServiceAccount imagestreams",
             "ClusterRole imagestreams",
             "ClusterRoleBinding imagestreams",
             "Role imagestreams",
             "RoleBinding imagestreams",
+            "Role imagestreams-local-registry",
+            "RoleBinding imagestreams-local-registry",
             "ClusterRole imagestreams-view",
             "ClusterRole imagestreams-edit",
             f"ClusterRole {'system:image-puller' if group == OPENSHIFT else 'imagestreams-puller'}",
@@ -67,12 +77,18 @@ def test_the_controller_may_do_this_and_no_more(group):
         "list,watch /secrets",
         "get,list,watch,patch apps/deployments",
         "create authorization.k8s.io/subjectaccessreviews",
+        "list,watch config.openshift.io/imagedigestmirrorsets",
+        "list,watch config.openshift.io/imagetagmirrorsets",
         "get,create,patch /events",
     }
     assert rules(find(objects, "Role", "imagestreams")) == {
         "get,patch coordination.k8s.io/leases ['imagestreams']",
         "create coordination.k8s.io/leases",
+        "get,list,watch /configmaps ['imagestreams-registries']",
     }
+    hosting = find(objects, "Role", "imagestreams-local-registry")
+    assert hosting["metadata"]["namespace"] == "kube-public"
+    assert rules(hosting) == {"get,list,watch /configmaps ['local-registry-hosting']"}
 
 
 @both_groups
@@ -120,6 +136,9 @@ def test_the_other_group_leaves_nothing_of_openshifts_but_annotations(folder):
         "image.openshift.io/triggers",
         "importer.image.openshift.io/prefer-arch",
         "importer.image.openshift.io/prefer-os",
+        "openshift.io/image.insecureRepository",
+        "image.openshift.io/dockerLayersOrder",
+        "config.openshift.io",
     }
     assert not re.search(r"\bGROUP\b", text), "the patches' placeholder"
     assert "name: system:" not in text
@@ -129,7 +148,12 @@ def test_the_two_groups_differ_in_the_group_only():
     texts = {group: render_text(folder) for group, folder in FOLDERS.items()}
     assert [line for line in texts[OWN].split() if OWN in line] != []
     renamed = texts[OPENSHIFT].replace("system:image-puller", "imagestreams-puller")
-    for kept in ("importer.image.openshift.io", "imagestreams.dev/"):
+    for kept in (
+        "importer.image.openshift.io",
+        "openshift.io/image.insecureRepository",
+        "image.openshift.io/docker",
+        "imagestreams.dev/",
+    ):
         renamed = renamed.replace(kept, kept.upper())
         texts[OWN] = texts[OWN].replace(kept, kept.upper())
     renamed = renamed.replace(OPENSHIFT, OWN)
@@ -138,10 +162,12 @@ def test_the_two_groups_differ_in_the_group_only():
 
 @both_groups
 def test_the_crds_alone(group):
-    (crd,) = render("crds" if group == OPENSHIFT else "config/imagestreams.dev/crds")
-    assert (crd["metadata"]["name"], crd["spec"]["group"]) == (f"imagestreams.{group}", group)
-    installed = find(render(FOLDERS[group]), "CustomResourceDefinition", f"imagestreams.{group}")
-    assert installed["spec"] == crd["spec"]
+    crds = render("crds" if group == OPENSHIFT else "config/imagestreams.dev/crds")
+    names = [(crd["metadata"]["name"], crd["spec"]["group"]) for crd in crds]
+    assert sorted(names) == sorted((f"{plural}.{group}", group) for plural in CRDS)
+    installation = render(FOLDERS[group])
+    for crd in crds:
+        assert find(installation, "CustomResourceDefinition", crd["metadata"]["name"])["spec"] == crd["spec"]
 
 
 @both_groups
@@ -156,6 +182,92 @@ def test_the_samples_belong_together(group):
     assert trigger["fieldPath"] == f'spec.template.spec.containers[?(@.name=="{container["name"]}")].image'
 
 
+@both_groups
+def test_nobody_may_read_image_objects_unless_they_are_wanted(group):
+    named = {
+        resource
+        for each in render(FOLDERS[group])
+        if each["kind"] in {"ClusterRole", "Role"}
+        for rule in each["rules"]
+        for resource in rule["resources"]
+    }
+    assert "imagestreams" in named
+    assert "images" not in named
+
+
+def overlaid(tmp_path: Path, *components: str) -> list[Object]:
+    """config/default with components, as an overlay of somebody's own has them."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    shutil.copytree(ROOT / "crds", tmp_path / "crds")
+    every = sorted(file.name for file in (tmp_path / "crds").glob("image*.yaml"))
+    (tmp_path / "crds" / "kustomization.yaml").write_text(yaml.safe_dump({"resources": every}))
+    folder = tmp_path / "config" / "own"
+    folder.mkdir()
+    own = {"resources": ["../default"], "components": [f"../{name}" for name in components]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    return render(str(folder))
+
+
+def environment(objects: list[Object]) -> dict[str, str]:
+    (container,) = find(objects, "Deployment", "imagestreams")["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+
+
+def test_pull_secrets_by_name_only(tmp_path):
+    objects = overlaid(tmp_path, "linked")
+    found = rules(find(objects, "ClusterRole", "imagestreams"))
+    assert {"get /secrets", "get /serviceaccounts"} <= found
+    assert not [rule for rule in found if "secrets" in rule and "list" in rule]
+    loaded = settings.load({}, environment(objects), read_file=lambda path: "")
+    assert loaded.pull_secrets == "linked"
+
+
+@both_groups
+def test_image_objects_when_they_are_wanted(group, tmp_path):
+    objects = overlaid(tmp_path, "images", *(["imagestreams.dev/group"] if group == OWN else []))
+    assert rules(find(objects, "ClusterRole", "imagestreams-images")) == {f"list,watch,create,delete {group}/images"}
+    assert find(objects, "ClusterRoleBinding", "imagestreams-images")["roleRef"]["name"] == "imagestreams-images"
+    for plural in ("images", "imagestreams"):
+        assert find(objects, "CustomResourceDefinition", f"{plural}.{group}")["spec"]["group"] == group
+    loaded = settings.load({}, environment(objects), read_file=lambda path: "")
+    assert (loaded.image_objects, loaded.api_group) == (True, group)
+
+
+def sample(name: str) -> Object:
+    parsed: Object = yaml.safe_load((ROOT / "config" / "samples" / name).read_text())
+    return parsed
+
+
+def test_the_sample_that_follows_follows_the_sample():
+    followed, following = sample("imagestream.yaml"), sample("following.yaml")
+    tags = {tag["name"]: tag["from"] for tag in following["spec"]["tags"]}
+    assert tags == {
+        "staging": {"kind": "ImageStreamTag", "name": f"{followed['metadata']['name']}:stable"},
+        "production": {"kind": "ImageStreamTag", "name": "staging"},
+    }
+    assert [tag["name"] for tag in followed["spec"]["tags"]] == ["stable"]
+
+
+def test_the_sample_of_a_repository():
+    spec = sample("repository.yaml")["spec"]
+    assert [tag["from"]["name"] for tag in spec["tags"]] == [f"{spec['dockerImageRepository']}:latest"]
+
+
+def test_the_sample_of_registries_is_where_and_what_the_controller_reads():
+    from imagestreams.core.registries import parse_registries
+
+    found = sample("registries.yaml")
+    assert found["metadata"] == {
+        "name": settings.Settings().registries_configmap,
+        "namespace": find(render("config/default"), "Deployment", "imagestreams")["metadata"]["namespace"],
+    }
+    (text,) = (found["data"][key] for key in ("registries.yaml",))
+    commented = re.sub(r"(?m)^# (?=allowed:)", "", text)
+    assert commented != text
+    for each in (text, commented):
+        assert parse_registries(each)
+
+
 def test_the_pod_is_restricted():
     pod = find(render("config/default"), "Deployment", "imagestreams")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -166,3 +278,10 @@ def test_the_pod_is_restricted():
         "capabilities": {"drop": ["ALL"]},
     }
     assert pod["enableServiceLinks"] is False, "it would add variables that look like settings"
+
+
+def test_the_settings_that_the_manifest_suggests_are_settings():
+    text = (ROOT / "config" / "manager" / "manager.yaml").read_text()
+    named = {name.removeprefix(settings.PREFIX).lower() for name in re.findall(rf"{settings.PREFIX}[A-Z_]+\w", text)}
+    assert "install_secret_repository" in named
+    assert named - settings.Settings.__dataclass_fields__.keys() == set()

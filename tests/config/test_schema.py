@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imagestreams import settings
-from imagestreams.core import stream
+from imagestreams.core import reference, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,3 +112,92 @@ def test_every_field_of_status_that_we_write_is_listed():
     ours = set(written(stream.Status, "status"))
     assert "status.tags.observed.from.kind" in ours
     assert sorted(ours - FIELDS.keys()) == []
+
+
+# --- patterns, which are RE2's there and Python's here; none of them holds what the two read differently --------------
+
+
+def patterns(rules: list[dict[str, Any]], begin: str) -> list[re.Pattern[str]]:
+    """What the rules that contain `begin` match their text against."""
+    found = [re.search(r"matches\('(.*)'\)", each["rule"]) for each in rules if begin in each["rule"]]
+    return [re.compile(each[1].replace("\\\\", "\\")) for each in found if each]
+
+
+SLIPS = patterns(FIELDS["spec.tags.from"]["x-kubernetes-validations"], "'DockerImage' ||")
+(NAME,) = patterns(SCHEMA["x-kubernetes-validations"], "metadata.name")
+(TAGGED,) = patterns(FIELDS["spec.dockerImageRepository"]["x-kubernetes-validations"], "'@'")
+PARTS = [
+    "a",
+    "A",
+    "0",
+    ".",
+    "-",
+    "_",
+    "__",
+    ":",
+    "/",
+    "@",
+    "sha256:",
+    "f" * 32,
+    "f" * 31,
+    "t" * 128,
+    "\n",
+    " ",
+    "é",
+    "",
+]
+TEXTS = st.lists(st.sampled_from(PARTS), max_size=9).map("".join)
+
+
+@given(TEXTS)
+def test_no_image_that_the_controller_takes_is_refused(text):
+    if reference._REFERENCE.fullmatch(text):
+        assert not [slip for slip in SLIPS if slip.search(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    """
+    foo bar/foo/baz:t docker.io/foo bar:5000/baz quay.io/a/b/c:t foo@sha256:{hex} h:5000/n:t@sha256:{hex} sha256:{hex}
+    quay.io localhost:5000 my.image:1.0 Foo/bar foo@sha256:{HEX} a--b a__b foo:A_.- foo@x+y:{hex} Q.io:5/a:B@x:{HEX}
+    """.format(hex="0a" * 32, HEX="0A" * 32).split(),
+)
+def test_an_image_is_taken(text):
+    assert not [slip for slip in SLIPS if slip.search(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    """
+    foo/Bar FOO FOO:1 Foo@x q.io/a/B:t -foo .foo foo: foo@ foo/ /foo x////y @x:y :tag [::1]:5000/x a,b é a/-b a-/b
+    """.split(),  # noqa: SIM905 (as a list it is a page)
+)
+def test_a_slip_is_named_once(text):
+    assert len([slip for slip in SLIPS if slip.search(text)]) == 1
+
+
+@given(TEXTS)
+def test_a_repository_with_tag_or_digest_is_told_from_one_without(text):
+    try:
+        parsed = reference.ImageReference.parse(text)
+    except reference.InvalidReference:
+        return
+    if parsed.name:
+        assert bool(parsed.tag or parsed.digest) == bool("@" in text or TAGGED.search(text))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_valid"),
+    [
+        *((name, True) for name in ("a", "web", "my-app", "my.app", "3scale", "a_b", "a" * 253)),
+        *((name, False) for name in ("", "a--b", "a..b", "a.-b", "-a", "a-", "a.", "Web", "a/b", "a:b", "a\n", "a__b")),
+    ],
+)
+def test_a_streams_name(name, is_valid):
+    assert bool(NAME.fullmatch(name)) is is_valid
+
+
+@given(TEXTS)
+def test_a_streams_name_can_be_part_of_a_repositorys(name):
+    if NAME.fullmatch(name) and len(name) < 200:
+        assert reference.ImageReference.parse(f"registry.example.com/shop/{name}").name == name
