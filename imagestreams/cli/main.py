@@ -27,7 +27,9 @@ class _Lazy(NamedTuple):
 
 
 _COMMANDS = {
+    "explain": _Lazy("imagestreams.cli.explain", "Tell step by step how one image is looked up."),
     "import-image": _Lazy("imagestreams.cli.import_image", "Look up the image that a tag points to, now."),
+    "resolve": _Lazy("imagestreams.cli.resolve", "Resolve the tags of manifests, without a cluster."),
     "run": _Lazy("imagestreams.cli.run", "Run the controller."),
 }
 

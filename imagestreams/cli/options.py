@@ -5,9 +5,11 @@ command fails.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -39,7 +41,7 @@ class Misuse(Failure):
 
 
 class Switch(click.Option):
-    """A boolean written as kubectl's: `--all`, `--all=true`, `--wait=false`; never `--wait false`."""
+    """A boolean written as kubectl's: `--all`, `--all=true`, `--wait=false`, `-R`; never `--wait false`."""
 
 
 class Command(click.Command):
@@ -48,7 +50,8 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         switches = {name for option in self.params if isinstance(option, Switch) for name in option.opts}
         end = args.index("--") if "--" in args else len(args)
-        given = [f"{arg}=true" if arg in switches else arg for arg in args[:end]]
+        # What follows one dash and a letter is the value itself.
+        given = [f"{arg}{'=' if arg.startswith('--') else ''}true" if arg in switches else arg for arg in args[:end]]
         return super().parse_args(ctx, given + args[end:])
 
 
@@ -72,9 +75,11 @@ def seconds(text: str) -> float | None:
         raise click.BadParameter(f"{text!r} {error}") from error
 
 
-def switch(name: str, *, default: bool, words: str) -> Callable[[_Function], _Function]:
+def switch(*names: str, default: bool, words: str) -> Callable[[_Function], _Function]:
     """A boolean flag."""
-    return click.option(name, cls=Switch, type=boolean, default="true" if default else "false", metavar="", help=words)
+    return click.option(
+        *names, cls=Switch, type=boolean, default="true" if default else "false", metavar="", help=words
+    )
 
 
 _CONNECTION = (
@@ -130,13 +135,24 @@ def connected(
 
 
 @contextlib.contextmanager
-def progress(words: str) -> Iterator[None]:
-    """Show on a terminal what is waited for, and take it away again; elsewhere say nothing."""
+def progress(words: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is waited for, and take it away again; elsewhere say nothing. Gives what puts other words
+    in their place.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda _words: None
         return
     click.echo(words, err=True, nl=False)
     try:
-        yield
+        yield lambda words: click.echo(f"\r\033[K{words}", err=True, nl=False)
     finally:
         click.echo("\r\033[K", err=True, nl=False)
+
+
+def read_bytes(name: str, most: int) -> bytes:
+    """A file's content, if it has at most so many bytes; raises OSError."""
+    with Path(name).expanduser().open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return content

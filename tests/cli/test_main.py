@@ -61,13 +61,16 @@ def test_the_program_is_called_what_people_typed(called_as, name):
 
 
 def test_the_list_of_commands_needs_none_of_them(run):
-    for loaded in ("run", "import_image"):
+    for loaded in ("run", "import_image", "resolve", "explain"):
         sys.modules.pop(f"imagestreams.cli.{loaded}", None)
     code, out, err = run("--help")
     assert (code, err) == (0, "")
     assert re.search(r"import-image +Look up the image that a tag points to, now\.", out)
     assert re.search(r"run +Run the controller\.", out)
-    assert not {"imagestreams.cli.run", "imagestreams.cli.import_image"} & set(sys.modules)
+    assert re.search(r"resolve +Resolve the tags of manifests, without a cluster\.", out)
+    assert re.search(r"explain +Tell step by step how one image is looked up\.", out)
+    commands = {"run", "import_image", "resolve", "explain"}
+    assert not {f"imagestreams.cli.{name}" for name in commands} & set(sys.modules)
 
 
 @pytest.mark.parametrize("name", sorted(module._COMMANDS))
@@ -171,3 +174,11 @@ async def test_a_call_imports_nothing_heavy(tmp_path):
         assert "imagestreams" in imported(done.stderr)
         assert not imported(done.stderr) & HEAVY
     assert "ssl" in imported(called.stderr), "the list of imports was read right"
+
+
+@pytest.mark.parametrize("command", ["resolve", "explain"])
+def test_what_asks_registries_itself_loads_for_that_only_when_it_does(command):
+    done = process("-X", "importtime", "-m", "imagestreams", command, "--help")
+    assert done.returncode == 0
+    assert "imagestreams" in imported(done.stderr)
+    assert not imported(done.stderr) & (HEAVY | {"yaml"})
