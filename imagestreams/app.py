@@ -13,36 +13,40 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from urllib.parse import urlsplit
+from typing import Any
 
 import structlog
 import uvloop
 
 from imagestreams import logs, metrics
+from imagestreams.controllers.images import AGAIN, ImageKey, ImageLimits, ImageReconciler
 from imagestreams.controllers.imagestream import ImageStreamReconciler, denied_tags, event_of
-from imagestreams.controllers.schedule import Schedule, start_clock
+from imagestreams.controllers.schedule import Chore, Schedule, start_clock
 from imagestreams.controllers.trigger import Changed, Refused, TriggerReconciler, WorkloadKey
 from imagestreams.controllers.workqueue import Reconcile, WorkQueue
-from imagestreams.core.importing import ImportRules, Transition
-from imagestreams.core.lookup import ImportMode
-from imagestreams.core.manifest import Platform
-from imagestreams.core.policy import HostRule, Policy
+from imagestreams.core.keychain import Entry, InstallWide
+from imagestreams.core.merging import Transition
+from imagestreams.core.policy import places_for, rule_of
+from imagestreams.core.registries import policy_of
 from imagestreams.core.stream import ImageStream, ObjectKey, Status
-from imagestreams.core.trigger import KINDS, MANIFEST_MANAGERS, Drift, TriggerRules, Workload, WorkloadKind
+from imagestreams.core.trigger import KINDS, Workload, WorkloadKind
 from imagestreams.imports import Importer
 from imagestreams.kube.cluster import ApiError, Cluster, ConfigurationError
 from imagestreams.kube.events import EventRecorder, EventType, Involved
+from imagestreams.kube.images import ImageObjects
 from imagestreams.kube.imagestreams import ImageStreams, ObjectTooLarge
 from imagestreams.kube.lease import Leadership
-from imagestreams.kube.secrets import NamespaceCredentials
+from imagestreams.kube.registries import RegistrySources, SourceName
+from imagestreams.kube.secrets import Credentials, InstallSecret
 from imagestreams.kube.watch import OnChange, Reflector
 from imagestreams.kube.workloads import WorkloadObject, Workloads
 from imagestreams.registry.client import RegistryClient
 from imagestreams.registry.lanes import Lanes, Limits
-from imagestreams.registry.transport import Reach, Timeouts
+from imagestreams.registry.quota import Quota
+from imagestreams.registry.transport import Reach
+from imagestreams.rules import base_policy_of, import_rules_of, timeouts_of, trigger_rules_of
 from imagestreams.server import http
 from imagestreams.settings import Settings
 
@@ -51,6 +55,7 @@ log = structlog.get_logger(__name__)
 # In seconds.
 _GROUP_RETRY = 5.0
 _LOOK_AGAIN = 60.0  # at a tag of another namespace that must not be pulled yet
+_REGISTRIES_RETRY = 5.0
 _FIRST_ROUND = 600.0  # that the rounds after winning the lease may take before one that fails counts no longer
 
 
@@ -120,14 +125,31 @@ class Controller:
         self._watched: dict[WorkloadKind, Reflector[WorkloadObject]] = {
             kind: self._workloads.reflector(kind, self._workload_changed(kind)) for kind in KINDS
         }
-        self._credentials = NamespaceCredentials(
-            cluster, on_malformed=self._malformed_secret, on_change=self._secrets_changed
+        self._images = (
+            ImageObjects(cluster, settings.api_group, on_count=metrics.images.set) if settings.image_objects else None
         )
-        self._policy = policy_of(settings, api_server=cluster.url)
-        self._rules = import_rules_of(settings, self._policy)
+        self._credentials = Credentials(
+            cluster,
+            is_linked=settings.pull_secrets == "linked",
+            install=_install_secret_of(settings),
+            on_malformed=self._malformed_secret,
+            on_change=self._secrets_changed,
+        )
+        self._base_policy = self._policy = base_policy_of(settings, api_server=cluster.url)
+        self._registries = RegistrySources(
+            cluster,
+            settings.lease_namespace,
+            settings.registries_configmap,
+            on_change=self._registries_changed,
+            on_problem=self._registries_problem,
+            registries_file=settings.registries_file,
+            local_registry_hosting=settings.local_registry_hosting,
+            mirror_sets=settings.mirror_sets,
+        )
         expected = (ApiError, Changed, ObjectTooLarge, Refused)
         self._stream_queue: WorkQueue[ObjectKey] = WorkQueue("imagestream", expected=expected)
         self._workload_queue: WorkQueue[WorkloadKey] = WorkQueue("workload", expected=expected)
+        self._image_queue: WorkQueue[ImageKey] = WorkQueue("image", expected=expected)
         self._schedule: Schedule[ObjectKey] = Schedule(self._stream_queue.add, clock=clock)
         # In the controller's own namespace a mistake could end the controller itself.
         self._excluded = frozenset({*settings.excluded_namespaces, settings.lease_namespace})
@@ -138,6 +160,7 @@ class Controller:
         self._leading_since = clock()
         self._importer: Importer | None = None
         self._triggers: TriggerReconciler | None = None
+        self._describer: ImageReconciler | None = None
         self._identity = settings.identity or f"{socket.gethostname()}_{os.getpid()}"
         self._leadership = Leadership(
             cluster,
@@ -151,7 +174,7 @@ class Controller:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve and, when leading, work, until `stop` is set; then finish or abandon within the grace time."""
         settings = self._settings
-        app = http.application(("caches", "api-server"), self.problems)
+        app = http.application(("caches", "api-server", "registries"), self.problems)
         try:
             server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
         except OSError as error:
@@ -164,6 +187,8 @@ class Controller:
                 ("streams", self._streams.run()),
                 *((kind.resource, reflector.run()) for kind, reflector in self._watched.items()),
                 ("secrets", self._credentials.run()),
+                ("registries", self._registries.run()),
+                *((("images", self._images.run()),) if self._images else ()),
                 ("events", self._recorder.run()),
                 ("leadership", self._leadership.lead(self._work)),
             )
@@ -215,21 +240,25 @@ class Controller:
         await self._is_our_group.wait()
         for reflector in self._watched.values():
             await reflector.store.synced.wait()
+        await self._registries_read()
         # Another process has written until now. A watch that lags would show us yesterday's digests, and roll back to
         # them; from here on we are the only writer, and keep what we write.
         await self._streams.relist()
         self._leading_since = self._clock()
         self._unplanned = {ObjectKey(*key) for key in self._streams.store}
+        quota = Quota(self._clock, lambda host: rule_of(self._policy, host), self._note_quota)
         client = RegistryClient(
-            Reach.of(self._policy),
+            Reach.of(lambda: self._policy),
             clock=self._clock,
             timeouts=timeouts_of(self._settings),
+            quota=quota,
             on_request=_count_registry_request,
         )
-        lanes: Lanes[ObjectKey] = Lanes(
-            client.look_up,
+        lanes: Lanes[Any] = Lanes(
+            client.answer,
             clock=self._clock,
-            ready=self._stream_queue.add,
+            ready=self._answered,
+            quota=quota,
             limits=Limits(
                 concurrency=self._settings.lane_concurrency,
                 lanes=self._settings.max_lanes,
@@ -239,12 +268,14 @@ class Controller:
         )
         importer = self._importer = Importer(
             lanes=lanes,
-            credentials=self._credentials.entries,
+            credentials=self._credentials_of,
             publish=self._publish,
             announce=self._announce_stream,
             clock=self._clock,
-            rules=self._rules,
+            rules=import_rules_of(self._settings, self._policy),
             watermark=watermark,
+            streams=self._streams.store.get,
+            may_pull=self._workloads.may_pull,
         )
         streams = ImageStreamReconciler(
             streams=self._streams.store, importer=importer, schedule=self._schedule.set, forget=self._forget_stream
@@ -259,7 +290,8 @@ class Controller:
             is_observing=self._settings.observe,
             later=lambda key: self._workload_queue.add_later(key, _LOOK_AGAIN),
         )
-        clock = start_clock(self._schedule)
+        describer = self._describer = self._new_describer(lanes)
+        clock = start_clock(self._schedule, self._chores(importer, describer))
         metrics.leader.set(1)
         log.info("working", identity=self._identity, watermark=watermark and watermark.isoformat())
         try:
@@ -268,21 +300,85 @@ class Controller:
                 for _ in range(self._settings.workers):
                     tasks.create_task(self._stream_queue.work(self._reconcile_stream(streams)))
                     tasks.create_task(self._workload_queue.work(triggers.reconcile))
+                if describer is not None:
+                    tasks.create_task(self._image_queue.work(describer.reconcile))
                 self._enqueue_everything()
         finally:
             metrics.leader.set(0)
             # What is given up now is what a successor must begin with; the Lease is released after this.
             self._watermark = self._present_watermark()
-            self._importer = self._triggers = None
+            self._importer = self._triggers = self._describer = None
             clock.shutdown(wait=False)
             self._stream_queue.clear()
             self._workload_queue.clear()
+            self._image_queue.clear()
             self._schedule.clear()
+            metrics.overdue.clear()
+            metrics.registry_quota.clear()
             await client.close()
 
-    def _enqueue_everything(self) -> None:
+    async def _registries_read(self) -> None:
+        """Wait until it is known what an administrator says of registries: what cannot be read may forbid some."""
+        await self._registries.synced.wait()
+        while self._registries.unread:
+            await asyncio.sleep(_REGISTRIES_RETRY)
+            self._registries.reload_file()
+
+    def _new_describer(self, lanes: Lanes[Any]) -> ImageReconciler | None:
+        if self._images is None:
+            return None
+        settings = self._settings
+        return ImageReconciler(
+            streams=self._streams,
+            images=self._images,
+            lanes=lanes,
+            places=lambda reference, insecure: places_for(self._policy, reference, insecure=insecure),
+            credentials=self._credentials_of,
+            announce=self._announce_on_stream,
+            enqueue=self._image_queue.add,
+            later=self._image_queue.add_later,
+            clock=self._clock,
+            limits=ImageLimits(settings.image_object_budget, settings.image_object_grace),
+        )
+
+    def _chores(self, importer: Importer, describer: ImageReconciler | None) -> dict[Chore, int]:
+        """What is done again and again, and after how many seconds."""
+
+        async def reload_file() -> None:
+            self._registries.reload_file()
+
+        async def show_overdue() -> None:
+            metrics.overdue.clear()
+            for host, tags in importer.overdue().items():
+                metrics.overdue.labels(metrics.registry_label(host)).inc(tags)
+
+        chores: dict[Chore, int] = {show_overdue: 15}
+        if self._settings.registries_file:
+            chores[reload_file] = 5
+        if describer is not None:
+            chores[describer.sweep] = 60
+        return chores
+
+    def _credentials_of(self, stream: ImageStream) -> Awaitable[tuple[Entry, ...]]:
+        return self._credentials.entries(stream.metadata.namespace, stream.pull_secrets)
+
+    def _answered(self, key: ObjectKey | ImageKey) -> None:
+        """The lanes have answers for the key."""
+        if isinstance(key, ImageKey):
+            self._image_queue.add(key)
+        else:
+            self._stream_queue.add(key)
+
+    def _note_quota(self, host: str, account: str, remaining: int) -> None:
+        metrics.registry_quota.labels(metrics.registry_label(host), account).set(remaining)
+        if self._describer is not None:
+            self._describer.heed(host, account, remaining)
+
+    def _enqueue_everything(self, image_hints: frozenset[str] = frozenset()) -> None:
         for key in self._streams.store:
             self._stream_queue.add(ObjectKey(*key))
+            if self._describer is not None:
+                self._image_queue.add(ImageKey.of(key), image_hints)
         for kind, reflector in self._watched.items():
             for key, workload in reflector.store.items():
                 self._add_workload(kind, key, workload)
@@ -316,7 +412,13 @@ class Controller:
         stream = ObjectKey(*key)
         if stream != self._publishing:
             self._stream_queue.add(stream)
-        if new is not None and (old is None or old.status != new.status or old.spec != new.spec):
+        if old is not None and new is not None and (old.status, old.spec) == (new.status, new.spec):
+            return
+        for other in self._importer.followers(stream):
+            self._stream_queue.add(other)
+        if self._describer is not None:
+            self._image_queue.add(ImageKey.of(key))
+        if new is not None:
             for follower in self._triggers.followers(stream):
                 self._workload_queue.add(follower)
 
@@ -341,11 +443,35 @@ class Controller:
         ):
             self._workload_queue.add(target)
 
-    def _secrets_changed(self, namespace: str) -> None:
-        """A pull secret came, went or changed: what failed for want of one is tried again."""
+    def _secrets_changed(self, namespace: str | None) -> None:
+        """A pull secret came, went or changed, the installation's where no namespace is named: what failed for want of
+        one is tried again.
+        """
+        if self._importer is None:
+            return
         for key, stream in self._streams.store.items():
-            if key[0] == namespace and (tags := denied_tags(stream)) and self._importer is not None:
+            if namespace not in {None, key[0]}:
+                continue
+            if tags := denied_tags(stream):
                 self._stream_queue.add(ObjectKey(*key), tags)
+            if self._describer is not None:
+                self._image_queue.add(ImageKey.of(key), AGAIN)
+
+    def _registries_changed(self) -> None:
+        """What is said of registries is another: everything is looked at again with it."""
+        self._policy = policy_of(self._base_policy, *self._registries.layers)
+        if self._importer is None or self._triggers is None:
+            return
+        self._importer.use(import_rules_of(self._settings, self._policy))
+        self._triggers.use(trigger_rules_of(self._settings, self._policy))
+        self._enqueue_everything(AGAIN)
+
+    def _registries_problem(self, source: SourceName, problem: str | None) -> None:
+        metrics.registries_config_valid.labels(source).set(0 if problem else 1)
+        if problem and source == "configmap":
+            settings = self._settings
+            involved = Involved("v1", "ConfigMap", settings.lease_namespace, settings.registries_configmap, "")
+            self._recorder.record(involved, "Warning", "RegistriesNotRead", problem)
 
     def _forget_stream(self, key: ObjectKey) -> None:
         self._stream_queue.forget(key)
@@ -359,7 +485,9 @@ class Controller:
         return written
 
     def _announce_stream(self, stream: ImageStream, transition: Transition) -> None:
-        type_, reason, message = event_of(transition)
+        self._announce_on_stream(stream, *event_of(transition))
+
+    def _announce_on_stream(self, stream: ImageStream, type_: EventType, reason: str, message: str) -> None:
         meta = stream.metadata
         api_version = f"{self._settings.api_group}/v1"
         involved = Involved(api_version, "ImageStream", meta.namespace, meta.name, meta.uid, meta.resource_version)
@@ -380,7 +508,11 @@ class Controller:
 
     def problems(self) -> dict[str, str]:
         """What keeps this replica from being ready, by check. One that waits for the lease is ready to take over."""
-        found = {"caches": self._caches_problem(), "api-server": self._api_problem()}
+        found = {
+            "caches": self._caches_problem(),
+            "api-server": self._api_problem(),
+            "registries": self._unread_registries(),
+        }
         return {check: problem for check, problem in found.items() if problem}
 
     def _caches_problem(self) -> str | None:
@@ -389,11 +521,22 @@ class Controller:
         stores += [(reflector.store.synced, reflector.problem) for reflector in self._watched.values()]
         return next((problem or "not synced yet" for synced, problem in stores if not synced.is_set()), None)
 
+    def _unread_registries(self) -> str | None:
+        """Why nothing is imported for want of an administrator's word on registries."""
+        return "; ".join(self._registries.problems[name] for name in sorted(self._registries.unread)) or None
+
     def _api_problem(self) -> str | None:
         # The Lease is asked every few seconds, a watch may be silent for minutes.
         problems = [self._leadership.problem, self._streams.problem]
         problems += [reflector.problem for reflector in self._watched.values()]
         return next((problem for problem in problems if problem), None)
+
+
+def _install_secret_of(settings: Settings) -> InstallSecret | None:
+    if not settings.install_secret:
+        return None
+    whom = InstallWide(settings.install_secret_namespace, settings.install_secret_repository)
+    return InstallSecret(settings.lease_namespace, settings.install_secret, whom)
 
 
 async def _cancelled(*tasks: asyncio.Task[None]) -> None:
@@ -403,71 +546,6 @@ async def _cancelled(*tasks: asyncio.Task[None]) -> None:
     for task, result in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
         if isinstance(result, Exception):
             log.error("a task failed", task=task.get_name(), exc_info=result)
-
-
-# --- settings as the words of each part ---
-
-
-def policy_of(settings: Settings, *, api_server: str) -> Policy:
-    """The rules for registries. The API server (a URL) is no registry: where it is named by address, as it is in a pod,
-    no image reference leads there.
-    """
-    hosts = {
-        *settings.registry_endpoint,
-        *settings.insecure_registry,
-        *settings.internal_registry,
-        *settings.registry_ca,
-    }
-    return Policy(
-        hosts={
-            host: HostRule(
-                endpoint=settings.registry_endpoint.get(host, ""),
-                insecure=host in settings.insecure_registry,
-                ca_file=settings.registry_ca.get(host, ""),
-                internal=host in settings.internal_registry,
-            )
-            for host in hosts
-        },
-        allowed=settings.allowed_registry,
-        blocked=settings.blocked_registry,
-        strict=settings.strict_addresses,
-        refused_networks=(*settings.refused_network, *_network_of(api_server)),
-    )
-
-
-def _network_of(url: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    try:
-        return (ip_network(urlsplit(url).hostname or ""),)
-    except ValueError:
-        return ()
-
-
-def import_rules_of(settings: Settings, policy: Policy) -> ImportRules:
-    return ImportRules(
-        policy=policy,
-        import_mode=ImportMode(settings.import_mode),
-        legacy_platform=Platform.parse(settings.legacy_platform),
-        interval=settings.interval,
-        min_interval=settings.min_interval,
-        refresh_floor=settings.refresh_floor,
-        retry_base=settings.retry_base,
-        retry_cap=settings.retry_cap,
-        history_limit=settings.history_limit,
-        status_budget=settings.status_budget,
-    )
-
-
-def trigger_rules_of(settings: Settings, policy: Policy) -> TriggerRules:
-    return TriggerRules(
-        drift=Drift(settings.drift),
-        manifest_managers=MANIFEST_MANAGERS | frozenset(settings.manifest_managers),
-        policy=policy,
-    )
-
-
-def timeouts_of(settings: Settings) -> Timeouts:
-    request = settings.request_timeout.total_seconds()
-    return Timeouts(connect=settings.connect_timeout.total_seconds(), request=request, lookup=3 * request)
 
 
 # --- metrics ---

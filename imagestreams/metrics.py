@@ -36,12 +36,31 @@ registry_request_duration = Histogram(
 registry_throttled = Counter(
     "imagestreams_registry_throttled_total", "Lookups put off: the host must not be asked now.", ["registry", "cause"]
 )
+registry_quota = Gauge(
+    "imagestreams_registry_quota_remaining",
+    "Pulls that are left, by the registry's own word or the budget that is set; the least of all credentials.",
+    ["registry", "account"],  # anonymous, authenticated
+)
 token_fetches = Counter("imagestreams_token_fetches_total", "Bearer tokens asked for.", ["registry"])
 due_lag = Histogram(
     "imagestreams_due_lag_seconds",
     "How long after its polling slot's begin a tag was answered.",
     ["registry"],
     buckets=_LATENESS,
+)
+overdue = Gauge(
+    "imagestreams_overdue_tags", "Scheduled tags that were not looked up for more than an interval.", ["registry"]
+)
+registries_config_valid = Gauge(
+    "imagestreams_registries_config_valid",
+    "0 while what is said of registries cannot be read as it is now, and the last good reading counts.",
+    ["source"],  # file, configmap, local-registry-hosting, mirror-sets
+)
+images = Gauge("imagestreams_images", "Image objects in the store.")
+image_objects = Counter(
+    "imagestreams_image_objects_total",
+    "What was done about Image objects.",
+    ["result"],  # created, deleted, failed, over_budget
 )
 rollouts = Counter(
     "imagestreams_rollouts_total",

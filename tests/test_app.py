@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from imagestreams.app import CannotListen, Controller, GroupTaken, policy_of
+from imagestreams.app import CannotListen, Controller, GroupTaken
 from imagestreams.core.policy import refuse_address
 from imagestreams.kube.cluster import Cluster
+from imagestreams.rules import base_policy_of
 from imagestreams.settings import load
 from tests.fakes.apiserver import FakeApiServer, hang
 from tests.fakes.waiting import until
@@ -64,7 +65,7 @@ async def test_a_group_of_another_api_server_is_left_alone(tmp_path: Path):
     ],
 )
 def test_the_api_server_is_no_registry(url: str, refused: bool):
-    policy = policy_of(load({}, {}, lambda path: Path(path).read_text()), api_server=url)
+    policy = base_policy_of(load({}, {}, lambda path: Path(path).read_text()), api_server=url)
     assert bool(refuse_address(ip_address("10.96.0.1"), policy)) is refused
     assert refuse_address(ip_address("10.96.0.2"), policy) is None, "its neighbours may be registries"
 

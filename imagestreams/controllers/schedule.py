@@ -11,12 +11,14 @@ successor asks for the slots that were missed, and for no others.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 
 K = TypeVar("K")
 
@@ -81,9 +83,12 @@ class Schedule(Generic[K]):
         return datetime.fromtimestamp(min(moments), UTC) if moments else None
 
 
-def start_clock(schedule: Schedule[K]) -> AsyncIOScheduler:
-    """Have the schedule ticked at each full second, by the running loop; `shutdown(wait=False)` of what is returned
-    ends it.
+Chore = Callable[[], Awaitable[None]]
+
+
+def start_clock(schedule: Schedule[K], chores: Mapping[Chore, int] = MappingProxyType({})) -> AsyncIOScheduler:
+    """Have the schedule ticked at each full second, and each chore done again after so many seconds, by the running
+    loop; `shutdown(wait=False)` of what is returned ends it.
 
     A late tick is still run, and late ones are run once: nothing is dropped when the loop was busy.
     """
@@ -92,5 +97,7 @@ def start_clock(schedule: Schedule[K]) -> AsyncIOScheduler:
     )
     first = datetime.now(UTC) + timedelta(milliseconds=10)
     clock.add_job(schedule.tick, CronTrigger(second="*", timezone=UTC), next_run_time=first)
+    for chore, seconds in chores.items():
+        clock.add_job(chore, IntervalTrigger(seconds=seconds, timezone=UTC), next_run_time=first)
     clock.start()
     return clock

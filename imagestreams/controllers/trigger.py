@@ -99,6 +99,10 @@ class TriggerReconciler:
         self._told: dict[WorkloadKey, frozenset[tuple[str, str]]] = {}
         self._held: dict[WorkloadKey, int] = {}
 
+    def use(self, rules: TriggerRules) -> None:
+        """Decide by other rules from now on."""
+        self._rules = rules
+
     def followers(self, stream: ObjectKey) -> tuple[WorkloadKey, ...]:
         """The workloads that follow a tag of the stream."""
         return tuple(self._followers.get(stream, ()))
