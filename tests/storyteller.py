@@ -1,36 +1,51 @@
 """Plays a story of `tests/stories/*.yaml`: the whole controller in this process, between a fake API server and fake
 registries.
 
-A story is a YAML document: `story` (its name), `settings` (of the controller) and `steps`, each with one of these keys:
+A story is a YAML document: `story` (its name), `settings` (of the controller; a list is one with several values),
+`registries` (hosts beside registry.test and slow.test), `kinds` (that the cluster serves beside the usual ones) and
+`steps`, each with one of these keys:
 
     push: {web:stable: A}       an image with the text A as registry.test/acme/web:stable; `$A` is its digest from then
-                                on. Two texts, [A, A-arm], make an index (amd64, arm64): `$index(A, A-arm)`. A name may
-                                begin with another registry, slow.test/
-    registry: {registry.test: down}     down, up, hang, deny, throttle (429, Retry-After: 60), behave
-    apply: [objects]            as kubectl would; in the namespace acme where none is said
-    annotate: {ImageStream/web: {...}}
+                                on, `$hex(A, 12)` the first 12 hex digits. Two texts, [A, A-arm], make an index (amd64,
+                                arm64): `$index(A, A-arm)`. A name may begin with another registry, slow.test/, and
+                                /other/web is the repository other/web instead of acme/web
+    registry: {registry.test: down}     down, up, hang, deny (401), fail (503), throttle (429, Retry-After: 60), behave;
+                                {deny: web/manifests/2} only where the path has the regular expression;
+                                {login: {user: password}} wants a login, {login: {}} none any more
+    apply: [objects]            as kubectl would; in the namespace acme where none is said. A Secret's `login`,
+                                {registry.test: "user:password"}, is written as Docker does
+    annotate: {ImageStream/web: {...}}    null takes an annotation away
     edit: {Deployment/web: {images: {web: x}, manager: kubectl-set, operation: Update}}
     undo: Deployment/web        what `kubectl rollout undo` does: image and annotations of the beginning; labels stay
-    delete: ImageStream/web
+    delete: ImageStream/web     Namespace/acme: with all that is in it
+    rights: {acme: [shop/base]} which streams may be pulled from a namespace; without this step all may, everywhere
     advance: 15m                the clock goes on
     restart: true               another process takes over, with the lease's watermark and no memory
     expect:                     waits until all of it is so and nothing moves any more
       ImageStream/web: {tags: {stable: [$B, $A]}, conditions: {stable: True Imported}, ready: True Imported, status: {}}
+                                messages: {stable: ...} of the tags' conditions; all: {RepositoryImported: True LeftOut}
+                                are the stream's conditions, says: {Ready: ...} their messages
       Deployment/web: {images: {web: registry.test/acme/web@$B}, metadata: {}}      status, metadata, spec: a part of it
       events: [TagMoved]        reasons of Events, in any order
-      requests: [HEAD acme/web:stable]    to registries, in any order
+      requests: [HEAD acme/web:stable]    to registries, in any order; GET slow.test/acme/web:1 to another than
+                                registry.test
+      logins: [user:password]   that registries were shown, each once
       writes: {imagestreams/status: 1}    to the API server, Events and Leases apart; {} is none
       reads: {deployments: 1}   from the API server, watches and Leases apart
+      reviews: 1                SubjectAccessReviews
 
-The last four count what has happened since the last `expect`.
+The last six count what has happened since the last `expect`. An object in another namespace is Kind/namespace/name. A
+text that begins with ~ must be in what is found, one that begins with !~ must not; null means that nothing is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,14 +57,20 @@ from imagestreams.core.duration import parse_duration
 from imagestreams.kube.cluster import Cluster
 from imagestreams.settings import load
 from tests.fakes.apiserver import FakeApiServer
-from tests.fakes.registry import FakeRegistry, errors_body
+from tests.fakes.registry import FakeRegistry, credentials_in, errors_body
 
 NAMESPACE = "acme"
 KINDS = {
     "ImageStream": ("image.openshift.io/v1", "imagestreams"),
     "Deployment": ("apps/v1", "deployments"),
     "Secret": ("v1", "secrets"),
+    "ConfigMap": ("v1", "configmaps"),
+    "ServiceAccount": ("v1", "serviceaccounts"),
+    "ImageDigestMirrorSet": ("config.openshift.io/v1", "imagedigestmirrorsets"),
+    "ImageTagMirrorSet": ("config.openshift.io/v1", "imagetagmirrorsets"),
 }
+CLUSTER_SCOPED = {"ImageDigestMirrorSet", "ImageTagMirrorSet"}
+HOSTS = ("registry.test", "slow.test")  # a request to the first is shown without its host
 _QUIET = 0.08  # seconds without a request that count as "nothing moves"
 _PATIENCE = 6.0
 
@@ -57,8 +78,11 @@ _PATIENCE = 6.0
 class Storyteller:
     """One story being played."""
 
-    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, Any], *, registries: Sequence[str] = (), kinds: Sequence[str] = ()
+    ) -> None:
         self._directory, self._settings = directory, settings
+        self._hosts, self._kinds = (*HOSTS, *registries), kinds
         self.now = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
         self.api = FakeApiServer(clock=lambda: self.now)
         self._registries: dict[str, FakeRegistry] = {}
@@ -70,12 +94,21 @@ class Storyteller:
         self._process = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._set_the_stage()
+        except BaseException:
+            await self._life.aclose()
+            raise
+        return self
+
+    async def _set_the_stage(self) -> None:
         await self._life.enter_async_context(self.api)
         self.api.define("image.openshift.io/v1", "imagestreams", "ImageStream", status=True)
-        for host in ("registry.test", "slow.test"):
+        for kind in self._kinds:
+            self.api.define(*KINDS[kind], kind, namespaced=kind not in CLUSTER_SCOPED)
+        for host in self._hosts:
             self._registries[host] = await self._life.enter_async_context(FakeRegistry())
         await self._start()
-        return self
 
     @property
     def controller(self) -> Controller:
@@ -102,7 +135,7 @@ class Storyteller:
             "registry_endpoint": tuple(endpoints),
             "settle": "20ms",
             "request_timeout": "30s",
-            **{name: str(value) for name, value in self._settings.items()},
+            **{name: _given(value) for name, value in self._settings.items()},
         }
         settings = load(flags, {}, lambda path: Path(path).read_text())
         cluster = await self._process.enter_async_context(await Cluster.connect(settings.kubeconfig))
@@ -135,40 +168,53 @@ class Storyteller:
         for name, text in pushed.items():
             repository, _, tag = name.rpartition(":")
             host, slash, path = repository.partition("/")
-            registry = self._registries[host if slash else "registry.test"]
+            host, path = (host, path) if slash and host else ("registry.test", repository)
+            registry = self._registries[host]
             texts = [text] if isinstance(text, str) else text
             platforms = zip(texts, ("amd64", "arm64"), strict=False)
             images = [image(text=each, architecture=architecture) for each, architecture in platforms]
             content = images[0] if isinstance(text, str) else index(images)
-            digest = registry.add(f"{NAMESPACE}/{path if slash else repository}", tag, content)
+            digest = registry.add(path[1:] if path.startswith("/") else f"{NAMESPACE}/{path}", tag, content)
             for each, made in zip(texts, images, strict=True):
                 self._digests[f"${each}"] = made.digest
             self._digests[f"${text}" if isinstance(text, str) else f"$index({', '.join(texts)})"] = digest
 
-    async def _do_registry(self, behaviours: dict[str, str]) -> None:
+    async def _do_registry(self, behaviours: dict[str, str | dict[str, Any]]) -> None:
         for host, behaviour in behaviours.items():
-            registry = self._registries[host]
-            match behaviour:
-                case "down":
-                    await registry.stop()
-                case "up":
-                    await registry.start()
-                case "hang":
-                    registry.hold()
-                case "deny":
-                    registry.reply(401, errors_body("UNAUTHORIZED"), {"WWW-Authenticate": 'Basic realm="x"'})
-                case "throttle":
-                    registry.reply(429, errors_body("TOOMANYREQUESTS"), {"Retry-After": "60"})
-                case "behave":
-                    registry.release()
-                case _:
-                    raise ValueError(behaviour)
+            for name, detail in (behaviour if isinstance(behaviour, dict) else {behaviour: ""}).items():
+                await self._behave(self._registries[host], name, detail)
+
+    async def _behave(self, registry: FakeRegistry, behaviour: str, detail: Any) -> None:
+        match behaviour:
+            case "down":
+                await registry.stop()
+            case "up":
+                await registry.start()
+            case "hang":
+                registry.hold(path=detail)
+            case "deny":
+                challenge = {"WWW-Authenticate": 'Basic realm="x"'}
+                registry.reply(401, errors_body("UNAUTHORIZED"), challenge, path=detail)
+            case "fail":
+                registry.reply(503, errors_body("UNAVAILABLE"), path=detail)
+            case "throttle":
+                registry.reply(429, errors_body("TOOMANYREQUESTS"), {"Retry-After": "60"}, path=detail)
+            case "behave":
+                registry.release()
+            case "login":
+                registry.auth, registry.users = "htpasswd" if detail else "none", detail
+            case _:
+                raise ValueError(behaviour)
 
     async def _do_apply(self, objects: list[dict[str, Any]]) -> None:
-        for value in objects:
-            value["metadata"].setdefault("namespace", NAMESPACE)
+        for value in self._with_digests(objects):
+            if value["kind"] not in CLUSTER_SCOPED:
+                value["metadata"].setdefault("namespace", NAMESPACE)
+            if value["kind"] == "Secret" and "login" in value:
+                value |= {"type": "kubernetes.io/dockerconfigjson", "data": _docker_config(value.pop("login"))}
             group_version, plural = KINDS[value["kind"]]
-            old = self.api.get(group_version, plural, value["metadata"]["namespace"], value["metadata"]["name"])
+            where = value["metadata"].get("namespace", "")
+            old = self.api.get(group_version, plural, where, value["metadata"]["name"])
             metadata = {**(old or {}).get("metadata", {}), **value["metadata"]}
             is_changed = old is not None and old.get("spec") != value.get("spec")
             if value["kind"] == "ImageStream":
@@ -180,11 +226,21 @@ class Storyteller:
             if old is None:
                 self._originals[f"{value['kind']}/{value['metadata']['name']}"] = merged
 
-    async def _do_annotate(self, changes: dict[str, dict[str, str]]) -> None:
+    async def _do_annotate(self, changes: dict[str, dict[str, str | None]]) -> None:
         for name, added in changes.items():
             found = self._get(name)
-            found["metadata"]["annotations"] = {**found["metadata"].get("annotations", {}), **added}
+            annotations = {**found["metadata"].get("annotations", {}), **added}
+            found["metadata"]["annotations"] = {key: value for key, value in annotations.items() if value is not None}
             self.api.put(found)
+
+    async def _do_rights(self, rights: dict[str, list[str]]) -> None:
+        def allows(review: dict[str, Any]) -> bool:
+            wanted = review["resourceAttributes"]
+            streams = {name for consumer, names in rights.items() for name in names if _speaks_for(review, consumer)}
+            asked = (wanted["verb"], wanted["resource"], wanted["subresource"])
+            return asked == ("get", "imagestreams", "layers") and f"{wanted['namespace']}/{wanted['name']}" in streams
+
+        self.api.allows = allows
 
     async def _do_edit(self, edits: dict[str, dict[str, Any]]) -> None:
         for name, edit in self._with_digests(edits).items():
@@ -215,12 +271,18 @@ class Storyteller:
         self._write_images(found, {each["name"]: each["image"] for each in containers}, "kubectl", "Update")
 
     async def _do_delete(self, name: str) -> None:
-        kind, _, object_name = name.partition("/")
-        self.api.remove(*KINDS[kind], NAMESPACE, object_name)
+        kind, namespace, object_name = _named(name)
+        if kind != "Namespace":
+            self.api.remove(*KINDS[kind], namespace, object_name)
+            return
+        for resource in (KINDS[kind] for kind in ("Deployment", "ImageStream", "Secret")):
+            for found in self.api.all(*resource):
+                if found["metadata"]["namespace"] == object_name:
+                    self.api.remove(*resource, object_name, found["metadata"]["name"])
 
     def _get(self, name: str) -> dict[str, Any]:
-        kind, _, object_name = name.partition("/")
-        found = self.api.get(*KINDS[kind], NAMESPACE, object_name)
+        kind, namespace, object_name = _named(name)
+        found = self.api.get(*KINDS[kind], namespace, object_name)
         assert found is not None, f"there is no {name}"
         return found
 
@@ -228,7 +290,7 @@ class Storyteller:
 
     async def _do_expect(self, expected: dict[str, Any]) -> None:
         wanted = self._with_digests(expected)
-        for name in {"events", "requests"} & wanted.keys():
+        for name in {"events", "requests", "logins"} & wanted.keys():
             wanted[name] = sorted(wanted[name])
         seen: dict[str, Any] = {}
         loop = asyncio.get_running_loop()
@@ -263,15 +325,26 @@ class Storyteller:
             case "events":
                 return sorted((self._events() - self._events_seen).elements())
             case "requests":
-                return sorted(str(request) for registry in self._registries.values() for request in registry.requests)
+                return sorted(self._shown_requests())
+            case "logins":
+                seen = (each for registry in self._registries.values() for each in registry.requests)
+                return sorted({":".join(credentials_in(each.authorization)) for each in seen if each.authorization})
+            case "reviews":
+                return sum(request.path.endswith("/subjectaccessreviews") for request in self.api.requests)
             case "writes":
-                quiet = {"events", "leases", "subjectaccessreviews"}
+                quiet = {"events", "leases", ""}  # the last are reviews and discovery
                 writes = [each for each in self.api.requests if each.verb in {"create", "update", "patch", "delete"}]
                 return dict(Counter(each.resource for each in writes if each.resource not in quiet))
             case "reads":
                 reads = [each for each in self.api.requests if each.verb in {"get", "list"}]
-                return dict(Counter(each.resource for each in reads if each.resource != "leases"))
+                return dict(Counter(each.resource for each in reads if each.resource not in {"leases", ""}))
         return {key: self._part(name, key) for key in wanted}
+
+    def _shown_requests(self) -> Iterator[str]:
+        for host, registry in self._registries.items():
+            for request in registry.requests:
+                method, _, rest = str(request).partition(" ")
+                yield str(request) if host == HOSTS[0] else f"{method} {host}/{rest.removeprefix('/')}"
 
     def _part(self, name: str, key: str) -> Any:
         found = self._get(name)
@@ -286,8 +359,17 @@ class Storyteller:
                     tag["tag"]: " ".join(f"{each['status']} {each.get('reason')}" for each in tag.get("conditions", []))
                     for tag in status.get("tags", [])
                 }
+            case "messages":
+                return {
+                    tag["tag"]: "".join(each.get("message") or "" for each in tag.get("conditions", []))
+                    for tag in status.get("tags", [])
+                }
+            case "all":
+                return {each["type"]: f"{each['status']} {each['reason']}" for each in status.get("conditions", [])}
+            case "says":
+                return {each["type"]: each["message"] for each in status.get("conditions", [])}
             case "ready":
-                return "".join(f"{each['status']} {each['reason']}" for each in status.get("conditions", []))
+                return self._part(name, "all").get("Ready")
             case "images":
                 pod = found["spec"]["template"]["spec"]
                 return {each["name"]: each["image"] for each in [*pod.get("initContainers", []), *pod["containers"]]}
@@ -306,15 +388,43 @@ class Storyteller:
             return [self._with_digests(item) for item in value]
         if not isinstance(value, str):
             return value
+        value = re.sub(r"\$hex\(([\w-]+), (\d+)\)", lambda match: self._hex(match[1], int(match[2])), value)
         return re.sub(r"\$(?:index\([^)]*\)|[\w-]+)", lambda match: self._digests[match[0]], value)
+
+    def _hex(self, text: str, length: int) -> str:
+        return self._digests[f"${text}"].removeprefix("sha256:")[:length]
+
+
+def _given(value: Any) -> str | tuple[str, ...]:
+    """A setting as the command line gives it."""
+    return tuple(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _named(name: str) -> tuple[str, str, str]:
+    """Kind, namespace and name of "Kind/name" and "Kind/namespace/name"."""
+    kind, *where, object_name = name.split("/")
+    return kind, "" if kind in CLUSTER_SCOPED else "".join(where) or NAMESPACE, object_name
+
+
+def _speaks_for(review: dict[str, Any], namespace: str) -> bool:
+    """Whether a review is about the service accounts of the namespace, and about nobody with more rights."""
+    groups = {f"system:serviceaccounts:{namespace}", "system:serviceaccounts", "system:authenticated"}
+    return not review.get("user") and set(review.get("groups", [])) == groups
+
+
+def _docker_config(logins: dict[str, str]) -> dict[str, str]:
+    auths = {host: {"auth": base64.b64encode(login.encode()).decode()} for host, login in logins.items()}
+    return {".dockerconfigjson": base64.b64encode(json.dumps({"auths": auths}).encode()).decode()}
 
 
 def _is_part(wanted: Any, found: Any) -> bool:
     """Whether `found` has all that is wanted; lists are compared whole and in their order."""
     if isinstance(wanted, dict) and isinstance(found, dict) and wanted:
-        return all(key in found and _is_part(value, found[key]) for key, value in wanted.items())
+        return all(_is_part(value, found.get(key)) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(found, list):
         return len(wanted) == len(found) and all(_is_part(one, other) for one, other in zip(wanted, found, strict=True))
+    if isinstance(wanted, str) and wanted.startswith(("~", "!~")):
+        return isinstance(found, str) and (wanted.lstrip("!~") in found) is wanted.startswith("~")
     return bool(wanted == found)
 
 

@@ -19,6 +19,8 @@ STORIES = [
 
 @pytest.mark.parametrize("story", STORIES)
 async def test_story(story: dict[str, Any], tmp_path: Path):
-    async with Storyteller(tmp_path, story.get("settings", {})) as teller:
+    assert story.keys() <= {"story", "settings", "registries", "kinds", "steps"}
+    hosts, kinds = story.get("registries", ()), story.get("kinds", ())
+    async with Storyteller(tmp_path, story.get("settings", {}), registries=hosts, kinds=kinds) as teller:
         for step in story["steps"]:
             await teller.play(step)
