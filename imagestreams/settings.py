@@ -945,35 +945,14 @@ def _is_texts(value: object) -> bool:
 
 
 def _parse_yaml(text: str) -> dict[str, object]:
-    """The mapping that the file holds; scalars stay texts, as in the environment, except null. No key may come twice.
+    """The mapping that the file holds; scalars stay texts, as in the environment, except null.
 
     Raises:
-        ValueError: with the place, where the YAML gives it.
+        ValueError: with the place.
     """
-    import yaml  # noqa: PLC0415  # the command line uses this module's constants and must start fast
+    from imagestreams.core.document import read_document  # noqa: PLC0415
 
-    class Loader(yaml.CBaseLoader):
-        pass
-
-    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[str, object]:
-        pairs = [
-            (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
-            for key, value in node.value
-        ]
-        names = [str(name) for name, _ in pairs]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{', '.join(twice)} given twice (line {node.start_mark.line + 1})")
-        return dict(zip(names, (value for _, value in pairs), strict=True))
-
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
-    Loader.add_constructor("tag:yaml.org,2002:null", lambda _loader, _node: None)
-    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
-    try:
-        content = yaml.load(text, Loader)  # noqa: S506  # builds texts, lists and mappings only
-    except yaml.YAMLError as error:
-        raise ValueError(f"no valid YAML: {error}") from error
-    if content is None:
-        return {}
+    content = read_document(text)
     if not isinstance(content, dict):
         raise ValueError("the file holds no mapping; write one setting per line, such as interval: 15m")
     return content

@@ -492,9 +492,10 @@ def test_unknown_names_are_refused_and_the_nearest_is_named():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("interval: 5m\ninterval: 6m", "cannot be read: interval given twice (line 1)"),
+        ("interval: 5m\ninterval: 6m", "cannot be read: interval: is given twice; keep one (line 2)"),
         ("- a", "cannot be read: the file holds no mapping; write one setting per line, such as interval: 15m"),
-        ("a: [", "cannot be read: no valid YAML:"),
+        ("a: [", "cannot be read: line 2: no valid YAML:"),
+        ("[" * 100_000, "cannot be read: the document: is nested too deeply (line 1)"),
     ],
 )
 def test_a_broken_file(text, words):

@@ -159,7 +159,8 @@ class Ticket:
     """One tag's wish to be looked up: for the stream with this uid, as its source was when the plan was made.
 
     `tag` is empty for the stream's repository, and a digest for an image to be described. `request` is the refresh
-    annotation that asked for it, or empty; `slot` the first second (Unix time) of the polling slot that it serves, or 0.
+    annotation that asked for it, or empty; `slot` the first second (Unix time) of the polling slot that it serves, or
+    0.
     """
 
     uid: str

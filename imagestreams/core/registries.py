@@ -12,14 +12,13 @@ import binascii
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeVar
 
-import yaml
-
+from imagestreams.core.document import InvalidDocument, below, read_document, shown
 from imagestreams.core.policy import (
     DIRECT,
     HostRule,
@@ -34,7 +33,6 @@ from imagestreams.core.policy import (
     parse_rate,
     refuse_address,
 )
-from imagestreams.core.reference import quoted
 
 T = TypeVar("T")
 _Word = TypeVar("_Word", bound=str)
@@ -42,12 +40,10 @@ _Word = TypeVar("_Word", bound=str)
 DOCUMENT_KEY: Final = "registries.yaml"
 HOSTING_KEY: Final = "localRegistryHosting.v1"
 
-MAX_TEXT: Final = 1 << 20
 MAX_PATTERNS: Final = 1000  # each is compared with every reference
 MAX_HOSTS: Final = 2000
 MAX_RULES: Final = 2000
 MAX_MIRRORS: Final = 64  # of one rule
-_MAX_DEPTH = 8  # the document needs six; more only costs time
 _MAX_CERTIFICATES = 100
 _MAX_SHOWN = 10
 
@@ -160,7 +156,7 @@ class _Reading:
         for key in sorted(value.keys() - set(known))[:_MAX_SHOWN]:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            self.refuse(_below(path, key), f"is not known; {hint}")
+            self.refuse(below(path, key), f"is not known; {hint}")
         return {key: each for key, each in value.items() if key in known}
 
     def sequence(self, path: str, value: object, most: int) -> list[object]:
@@ -182,7 +178,7 @@ class _Reading:
         """A field that may be absent; `parse` raises ValueError with what to write instead."""
         if key not in within:
             return None
-        where, faults = _below(path, key), len(self.problems)
+        where, faults = below(path, key), len(self.problems)
         text = self.text(where, within[key])
         if len(self.problems) > faults:
             return None
@@ -205,7 +201,7 @@ class _Reading:
                     self.refuse(where, "is empty; write host[:port][/path], * and ? match within a part")
             except ValueError:
                 self.refuse(
-                    where, f"{_shown(pattern)} is no pattern; write host[:port][/path], * and ? match within a part"
+                    where, f"{shown(pattern)} is no pattern; write host[:port][/path], * and ? match within a part"
                 )
         return tuple(found)
 
@@ -218,7 +214,7 @@ class _Reading:
             return {}
         found: dict[str, HostEntry] = {}
         for name, words in value.items():
-            where = _below(path, name)
+            where = below(path, name)
             try:
                 host = canonical_host(name)
             except ValueError:
@@ -257,10 +253,10 @@ class _Reading:
             if words.keys() and key not in words:
                 self.refuse(path, f"has no {key}")
         source = self.read(path, words, "source", str) or ""
-        listed = self.sequence(_below(path, "mirrors"), words.get("mirrors", []), MAX_MIRRORS)
+        listed = self.sequence(below(path, "mirrors"), words.get("mirrors", []), MAX_MIRRORS)
         mirrors = [self.mirror(f"{path}.mirrors[{number}]", mirror) for number, mirror in enumerate(listed)]
         if "mirrors" in words and words["mirrors"] == []:
-            self.refuse(_below(path, "mirrors"), "is empty; name a mirror, or list the source under blocked")
+            self.refuse(below(path, "mirrors"), "is empty; name a mirror, or list the source under blocked")
         pulls = self.read(path, words, "pulls", _choice(_PULLS))
         never = self.read(path, words, "neverContactSource", _switch)
         record = self.read(path, words, "record", _choice(_RECORDS))
@@ -275,14 +271,14 @@ class _Reading:
                 records_mirror=record == "mirror",
             )
         except ValueError as error:
-            self.refuse(_below(path, "source"), error)
+            self.refuse(below(path, "source"), error)
             return None
 
     def mirror(self, path: str, value: object) -> Mirror | None:
         if isinstance(value, str):
             value, where = {"location": value}, path
         else:
-            where = _below(path, "location")
+            where = below(path, "location")
         words = self.mapping(path, value, ("location", "insecure"))
         if words and "location" not in words:
             self.refuse(path, "has no location")
@@ -310,17 +306,6 @@ def _check_together(registries: Registries, problems: list[str]) -> None:
     problems += [f"blocked: lists {location}, which is a mirror; keep one" for location in sorted(locations & blocked)]
 
 
-def _below(path: str, key: str) -> str:
-    name = key if re.fullmatch(r"[A-Za-z0-9.:_*-]{1,100}", key) else _shown(key)
-    return f"{path}.{name}" if path else name
-
-
-def _shown(text: str) -> str:
-    """A value as a message may show it: without what may be a password."""
-    _, at, rest = text.rpartition("@")
-    return quoted(f"***@{rest}" if at else text)
-
-
 def _no_value(value: object) -> str:
     return "has no value; give one, or remove the line" if value is None else ""
 
@@ -336,7 +321,7 @@ def _choice(options: Sequence[_Word]) -> Callable[[str], _Word]:
         for option in options:
             if option == text:
                 return option
-        raise ValueError(f"{_shown(text)} is not known; write {', '.join(options[:-1])} or {options[-1]}")
+        raise ValueError(f"{shown(text)} is not known; write {', '.join(options[:-1])} or {options[-1]}")
 
     return read
 
@@ -345,7 +330,7 @@ def _rate(text: str) -> Rate:
     try:
         return parse_rate(text)
     except ValueError as error:
-        raise ValueError(f"{_shown(text)} {error}") from None
+        raise ValueError(f"{shown(text)} {error}") from None
 
 
 def _endpoint(text: str) -> str:
@@ -365,7 +350,7 @@ def _proxy(text: str) -> str:
 
 def _path(text: str) -> str:
     if not text.startswith("/") or not text.isprintable():
-        raise ValueError(f"{_shown(text)} is no path; write the absolute path of a PEM file")
+        raise ValueError(f"{shown(text)} is no path; write the absolute path of a PEM file")
     return text
 
 
@@ -401,77 +386,12 @@ def _is_der(encoded: str) -> bool:
     return 1 <= octets <= 3 and len(data) == 2 + octets + int.from_bytes(data[2 : 2 + octets], "big")
 
 
-# ---- YAML ----
-
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-
-
 def _load(text: str) -> object:
-    """The value that the document holds: mappings by text, lists, texts, and None for null.
-
-    The events are read rather than objects made by the library: the place of a fault is known, and what swells or nests
-    without end is refused before it costs anything.
-
-    Raises:
-        InvalidRegistries: no YAML, or some that a configuration does not need.
-    """
-    if len(text) > MAX_TEXT:
-        raise InvalidRegistries([f"the document: has more than {MAX_TEXT} characters"])
-    events = yaml.parse(text, Loader=yaml.CBaseLoader)
+    """Raises InvalidRegistries."""
     try:
-        return _document(events)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else "the document"
-        raise InvalidRegistries([f"{line}: no valid YAML: {error.problem}"]) from None
-    except yaml.YAMLError:
-        raise InvalidRegistries(
-            ["the document: no valid YAML: it holds a character that YAML does not allow"]
-        ) from None
-
-
-def _document(events: Iterator[yaml.Event]) -> object:
-    value: object = {}
-    documents = 0
-    for event in events:
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise _fault(event, "", "a second document begins; keep one")
-            value = _value(next(events), events, "", 1)
-    # An empty text, or one of comments alone, says nothing.
-    return {} if value is None else value
-
-
-def _value(event: yaml.Event, events: Iterator[yaml.Event], path: str, depth: int) -> object:
-    if getattr(event, "anchor", None):  # of an alias, too
-        raise _fault(event, path, "anchors and aliases are not taken; write the value out")
-    if getattr(event, "tag", None) not in {None, "!"}:
-        raise _fault(event, path, "tags are not taken; remove it")
-    if depth > _MAX_DEPTH:
-        raise _fault(event, "", "is nested too deeply")
-    match event:
-        case yaml.ScalarEvent():
-            return None if not event.style and event.value in _NULL else str(event.value)
-        case yaml.SequenceStartEvent():
-            items: list[object] = []
-            while not isinstance(event := next(events), yaml.SequenceEndEvent):
-                items.append(_value(event, events, f"{path}[{len(items)}]", depth + 1))
-            return items
-        case _:
-            found: dict[str, object] = {}
-            while not isinstance(event := next(events), yaml.MappingEndEvent):
-                if not isinstance(event, yaml.ScalarEvent):
-                    raise _fault(event, path, "has a key that is no text")
-                key = str(_value(event, events, path, depth + 1) or "")
-                if key in found:
-                    raise _fault(event, _below(path, key), "is given twice; keep one")
-                found[key] = _value(next(events), events, _below(path, key), depth + 1)
-            return found
-
-
-def _fault(event: yaml.Event, path: str, words: str) -> InvalidRegistries:
-    line = f" (line {event.start_mark.line + 1})" if event.start_mark else ""
-    return InvalidRegistries([f"{path or 'the document'}: {words}{line}"])
+        return read_document(text)
+    except InvalidDocument as error:
+        raise InvalidRegistries([str(error)]) from None
 
 
 # ---- mirror sets of config.openshift.io ----
@@ -580,9 +500,9 @@ def local_registry_hosting(text: str) -> Registries:
         HostRule(endpoint=endpoint)
         name = canonical_host(host)
     except ValueError:
-        raise InvalidRegistries([f"hostFromClusterNetwork: {_shown(address)} must be host or host:port"]) from None
+        raise InvalidRegistries([f"hostFromClusterNetwork: {shown(address)} must be host or host:port"]) from None
     if why := _never(address):
-        raise InvalidRegistries([f"hostFromClusterNetwork: {_shown(address)} is {why}"])
+        raise InvalidRegistries([f"hostFromClusterNetwork: {shown(address)} is {why}"])
     # Anonymous, since plain http is not granted to credentials here.
     entry = HostEntry(endpoint=endpoint, internal=True, proxy=DIRECT)
     return Registries(hosts=MappingProxyType({name: entry}), yields=True)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import msgspec
 import structlog
 
+from imagestreams.core.document import MAX_TEXT
 from imagestreams.core.registries import (
     DOCUMENT_KEY,
     HOSTING_KEY,
-    MAX_TEXT,
     InvalidRegistries,
     Registries,
     local_registry_hosting,

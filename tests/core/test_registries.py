@@ -11,10 +11,10 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagestreams.core.document import MAX_TEXT
 from imagestreams.core.policy import DIRECT, HostRule, Mirror, MirrorRule, Policy, Rate, Transport, places_for
 from imagestreams.core.reference import ImageReference
 from imagestreams.core.registries import (
-    MAX_TEXT,
     HostEntry,
     InvalidRegistries,
     Registries,
