@@ -427,7 +427,8 @@ class RegistryClient:
             return
         scheme, _, secret = request.authorization.partition(" ")
         who = ""
-        if url.origin() == request.url.origin():
+        # An insecure host with which https does not come about is asked in plain http, credential included.
+        if url.origin() in {request.url.origin(), request.url.with_scheme("http").origin()}:
             kind = "identity token" if request.method == "POST" else scheme
             who = f"{kind} secret {request.secret}" if request.secret else kind
 

@@ -1171,6 +1171,16 @@ async def test_a_step_that_fails_and_one_that_leads_away_are_told(registry, new_
     ]
 
 
+async def test_a_step_in_plain_http_says_whose_credential_it_carried(new_client):
+    told = []
+    async with FakeRegistry(auth="htpasswd") as plain:
+        plain.add("acme/web", "latest", WEB)
+        https = replace(plain.transport(insecure=True), endpoint=plain.url.replace("http:", "https:"))
+        await new_client(on_step=told.append).look_up(lookup(plain, "acme/web:latest", GOOD, transport=https))
+    last = told[-1]
+    assert (last.url.partition("://")[0], last.outcome, last.authorization) == ("http", "200", "Basic secret good")
+
+
 @pytest.mark.parametrize("credential", [GOOD, IDENTITY], ids=["password", "identity"])
 @pytest.mark.parametrize("auth", ["token", "htpasswd"])
 async def test_steps_hold_nothing_secret_whatever_a_registry_sends_back(new_client, credential, auth):
