@@ -171,9 +171,11 @@ def _keep(stage: Stage) -> None:
 Everything is left running. In another terminal:
 
   export KUBECONFIG={stage.plane.kubeconfig}
+  export IMAGESTREAMS_REGISTRY_ENDPOINT=docker.io=http://{stage.registry.host}    # for resolve and explain
   kubectl -n {NAMESPACE} get is,deploy
   kubectl -n {NAMESPACE} describe is web
   {program} -n {NAMESPACE} import-image web:stable
+  {program} explain docker.io/library/nginx:stable
   kubectl -n {NAMESPACE} set image deploy/web web=example/other    # by hand: held, see `kubectl describe deploy web`
   kubectl -n {NAMESPACE} rollout undo deploy/web
   {sys.executable} -m dev.images {stage.registry.host} library/nginx stable "web 3"    # push again
