@@ -40,7 +40,6 @@ FLAGS = (
     "--min-interval=1s",
     "--retry-base=1s",
     "--retry-cap=5s",
-    "--lease-duration=3s",
     "--connect-timeout=1s",
     "--request-timeout=2s",
 )

@@ -52,14 +52,14 @@ def hosts() -> Iterator[Mapping[str, Registry]]:
 
 def flags_for(hosts: Mapping[str, Registry]) -> tuple[str, ...]:
     """Slots so long that none begins meanwhile; and however slow this machine is, a stream's answers are written
-    together. What is not said is as people have it.
+    together. What is not said is as people have it, the Lease too: one that a stall of some seconds can lose would
+    have questions asked twice.
     """
     return (
         *(f"--registry-endpoint={name}={registry.url}" for name, registry in hosts.items()),
         f"--registry-ca=registry.redhat.io={hosts['registry.redhat.io'].ca_file}",
         "--interval=720h",
         "--settle=2s",
-        "--lease-duration=3s",
     )
 
 
