@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from imagestreams.core.reference import DOCKER_HUB, DOCKER_HUB_ALIASES, quoted
+from imagestreams.core.reference import DOCKER_HUB, host_named, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,9 +112,6 @@ class InstallWide:
     def serves_namespace(self, namespace: str) -> bool:
         """Whether there may be a repository for which the namespace is served."""
         return bool(self.repositories) and any(fnmatchcase(namespace, pattern) for pattern in self.namespaces)
-
-    def serves(self, namespace: str, reference: ImageReference) -> bool:
-        return self.serves_namespace(namespace) and _is_within(self.repositories, reference)
 
     def confined(self, namespace: str, entries: Iterable[Entry]) -> tuple[Entry, ...]:
         """The entries of the installation's secret as they serve a namespace: with these limits, or none of them."""
@@ -329,13 +326,12 @@ def _normalised(key: str) -> tuple[str, str]:
     """Host and path of a key such as `quay.io/acme` or `https://index.docker.io/v1/`."""
     _, scheme, rest = key.partition("://")
     host, _, path = (rest if scheme else key).partition("/")
-    host = host.lower()
-    is_hub = host in DOCKER_HUB_ALIASES
+    host = host_named(host)
     version, slash, below = path.partition("/")
     # A bare `/v1` may be an organization elsewhere; Docker Hub's is not.
-    if version in {"v1", "v2"} and (slash or is_hub):
+    if version in {"v1", "v2"} and (slash or host == DOCKER_HUB):
         path = below
-    return DOCKER_HUB if is_hub else host, path.strip("/")
+    return host, path.strip("/")
 
 
 def _ranked(entries: Iterable[Entry], reference: ImageReference) -> list[Entry]:
@@ -361,8 +357,7 @@ def _prefix(text: str) -> str:
             f"the repository prefix {quoted(text)} must be host[:port][/path], as in docker.io/acme: "
             "with the host, without scheme, tag and wildcards"
         )
-    host = host.lower()
-    return f"{DOCKER_HUB if host in DOCKER_HUB_ALIASES else host}{slash}{path}"
+    return f"{host_named(host)}{slash}{path}"
 
 
 def _path_matches(path: str, wanted: str) -> bool:

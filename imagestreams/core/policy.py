@@ -17,7 +17,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from imagestreams.core.duration import parse_duration, show_duration
-from imagestreams.core.reference import DOCKER_HUB, DOCKER_HUB_ALIASES, ImageReference, InvalidReference, quoted
+from imagestreams.core.reference import (
+    DOCKER_HUB,
+    DOCKER_HUB_ALIASES,
+    ImageReference,
+    InvalidReference,
+    host_named,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -357,7 +364,7 @@ def canonical_host(text: str) -> str:
     name = text.lower()
     if not _is_host(name):
         raise ValueError(f"the registry host {quoted(text)} must be host or host:port")
-    return DOCKER_HUB if name in DOCKER_HUB_ALIASES else name
+    return host_named(name)
 
 
 def check_pattern(text: str) -> None:
@@ -585,7 +592,7 @@ def proxy_for(policy: Policy, scheme: str, host: str, port: int) -> str:
     name = host.lower().rstrip(".")
     by_port = policy.hosts.get(f"{name}:{port}")
     if by_port is None and port == _STANDARD_PORTS.get(scheme):
-        by_port = policy.hosts.get(DOCKER_HUB if name in DOCKER_HUB_ALIASES else name)
+        by_port = policy.hosts.get(host_named(name))
     if by_port is not None and by_port.proxy:
         return "" if by_port.proxy == DIRECT else by_port.proxy
     return _general_proxy(policy, scheme, name, port)
@@ -654,7 +661,7 @@ def _matches(pattern: str, reference: ImageReference, *, insecure: bool, blocks:
     wanted, _, wanted_path = pattern.lower().rstrip("/").partition("/")
     wanted_host, _, wanted_port = wanted.partition(":")
     host, _, port = reference.host.partition(":")
-    names = DOCKER_HUB_ALIASES if reference.host == DOCKER_HUB else {host}
+    names = DOCKER_HUB_ALIASES if host in DOCKER_HUB_ALIASES else {host}
     return (
         any(fnmatchcase(name, wanted_host) for name in names)
         and _port_matches(wanted_port, port, insecure=insecure, blocks=blocks)
@@ -734,15 +741,6 @@ def refuse_address(address: Address, policy: Policy, *, public_origin: bool = Fa
         if (policy.strict or public_origin) and any(candidate in network for network in _PRIVATE):
             return "a private address"
     return None
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address belongs to the internet at large, so that it must not lead to a private one."""
-    return not any(
-        candidate in network
-        for candidate in _meanings(address)
-        for network in (*_PRIVATE, *(network for network, _ in _ALWAYS_REFUSED))
-    )
 
 
 def _meanings(address: Address) -> tuple[Address, ...]:

@@ -20,6 +20,7 @@ from typing import Final
 
 DOCKER_HUB: Final = "docker.io"
 DOCKER_HUB_ALIASES: Final = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
+HTTPS_PORT: Final = ":443"
 DEFAULT_TAG: Final = "latest"
 MAX_NAME: Final = 255  # characters of host and path together
 
@@ -108,8 +109,7 @@ class ImageReference:
 
         It is `docker.io` where none is named, and for Docker Hub's other names.
         """
-        host = self.registry.lower()
-        return DOCKER_HUB if not host or host in DOCKER_HUB_ALIASES else host
+        return host_named(self.registry) if self.registry else DOCKER_HUB
 
     @property
     def path(self) -> str:
@@ -167,6 +167,15 @@ class ImageReference:
         if not self.name:
             raise InvalidReference(f"{quoted(str(self))} names a registry but no repository: {_EXAMPLE}")
         return self
+
+
+def host_named(text: str) -> str:
+    """A registry's `host` or `host:port` in one spelling: in lower case, Docker Hub by its own name.
+
+    Only Docker Hub's names may hold https' own port: elsewhere a credential for `host` is none for `host:443`.
+    """
+    host = text.lower()
+    return DOCKER_HUB if host.removesuffix(HTTPS_PORT) in DOCKER_HUB_ALIASES else host
 
 
 def is_digest(text: str) -> bool:

@@ -569,9 +569,10 @@ def _shown(realm: URL, errand: Errand) -> str:
     return without_secrets(str(realm.with_query(None)), errand.candidates)
 
 
-def without_secrets(text: str, candidates: Sequence[Credential]) -> str:
+def without_secrets(text: str, candidates: Sequence[Credential], tokens: Sequence[str] = ()) -> str:
     """`text` that a registry had a hand in, fit for a message, however it has spelt in a URL what it was sent."""
-    secrets = {secret for candidate in candidates for secret in (candidate.identity_token, candidate.password)} - {""}
+    words = (word for candidate in candidates for word in (candidate.identity_token, candidate.password))
+    secrets = {*words, *tokens} - {""}
     for _ in range(3):
         for secret in secrets:
             text = text.replace(secret, "***")

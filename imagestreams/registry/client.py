@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, assert_never
 
@@ -50,8 +50,12 @@ from imagestreams.registry.errors import (
     NotAnImage,
     NotFound,
     RateLimited,
+    Refused,
     RegistryError,
+    Sign,
+    Timeout,
     TooLarge,
+    UnknownName,
     error_of,
     known_code,
 )
@@ -148,7 +152,7 @@ class RegistryClient:
         # How a registry wants its visitors: for a repository and those who asked, and for all else at that host.
         self._approaches: Recent[tuple[Transport, str, tuple[str, ...]], Approach] = Recent(8192, clock=clock)
         self._customs: Recent[Transport, Approach] = Recent(1024, clock=clock)
-        self._open: Recent[Transport, bool] = Recent(1024, clock=clock)  # answers without a challenge
+        self._open: Recent[tuple[Transport, str], bool] = Recent(8192, clock=clock)  # answer without a challenge
         self._homes: Recent[Transport, Home] = Recent(1024, clock=clock)
 
     async def close(self) -> None:
@@ -215,9 +219,14 @@ class RegistryClient:
     def _home(self, transport: Transport) -> Home:
         home = self._homes.get(transport)
         if home is None:
+            url = URL(transport.endpoint)
+            try:
+                _ = url.host
+            except ValueError:  # it is decoded: xn-- may stand before what is no name
+                raise UnknownName(f"{transport.host} is not known to the name service", sign=Sign.NONE) from None
             home = Home(
                 name=transport.host,
-                url=URL(transport.endpoint),
+                url=url,
                 insecure=transport.insecure,
                 credentials=transport.credentials,
                 listed=self._reach.listed,
@@ -231,11 +240,16 @@ class RegistryClient:
             response = await self._ask(visit, "HEAD", visit.manifest(target), "manifest")
             digest = response.headers.get("Docker-Content-Digest", "")
             if response.status == 200 and is_digest(digest):
-                if digest == lookup.known.digest:
+                if is_digest(target) and digest != target:
+                    # By another algorithm it may be the same content; then the bytes tell.
+                    if digest.partition(":")[0] == target.partition(":")[0]:
+                        raise InvalidAnswer(f"{visit.image}: the registry answers for another digest")
+                elif digest == lookup.known.digest:
                     return lookup.known
-                if image := self._seen.get(visit.seen(lookup, digest)):
+                elif image := self._seen.get(visit.seen(lookup, digest)):
                     return Served(digest, image)
-                target = digest
+                else:
+                    target = digest
             elif response.status == 200 or response.status in _NO_HEAD:
                 self._no_head.put(lookup.transport.endpoint, value=True)
             elif response.status not in _UNCLEAR:
@@ -264,7 +278,7 @@ class RegistryClient:
         except InvalidManifest as error:
             kinds = {manifest.NotAnImage: NotAnImage, manifest.TooMany: TooLarge}
             kind = kinds.get(type(error), InvalidAnswer)
-            raise kind(f"{visit.image}: {without_secrets(str(error), visit.credentials)}") from None
+            raise kind(f"{visit.image}: {without_secrets(str(error), visit.credentials, visit.sent)}") from None
 
     async def _child(self, visit: _Visit, child: Descriptor) -> tuple[str, str, bytes]:
         if child.size > MANIFEST_CAP:
@@ -311,17 +325,43 @@ class RegistryClient:
         """The registry's answer, after its handshake."""
         if visit.is_hopeless:
             # A reference may spell it so, but no registry has it: nothing could be compared with it.
-            raise NotFound(f'{visit.errand.what} "{visit.image}" not found: write the digest in lower case')
+            raise NotFound(
+                f'{visit.errand.what} "{visit.image}" not found: write the digest in lower case', sign=Sign.NONE
+            )
         visit.kind, visit.is_pull = kind, kind == "manifest" and method == "GET"
         request = Request(method, url, accept=ACCEPT if kind == "manifest" else "")
         recalled = self._approaches.get(visit.place) or self._customs.get(visit.transport)
-        talk = handshake(request, visit.errand, recalled)
-        done = await self._perform(talk, visit)
+        free, until = self._free(visit)
+        errand = replace(visit.errand, candidates=free) if until is not None else visit.errand
+        try:
+            done = await self._perform(handshake(request, errand, recalled), visit)
+        except Denied:
+            if until is None:
+                raise
+            # Whom it asks to wait may be the one that it lets in.
+            raise Exhausted(f"{visit.transport.host} has had too many requests", until) from None
         visit.fingerprint = done.fingerprint
         if done.approach is not None and done.approach != recalled:
             self._approaches.put(visit.place, done.approach)
             self._customs.put(visit.transport, done.approach)
         return done.response
+
+    def _free(self, visit: _Visit) -> tuple[tuple[Credential, ...], datetime | None]:
+        """The credentials that need not wait, and until when the others must (None: there are none). Where all must, or
+        none may be sent at all, they stay as they are.
+        """
+        host, endpoint = visit.transport.host, visit.transport.endpoint
+        free, moments = [], []
+        for credential in visit.credentials:
+            waits = [self._throttled.get((endpoint, credential.fingerprint))]
+            if self._quota is not None:
+                waits.append(self._quota.held_until(host, credential.fingerprint, is_pull=visit.is_pull))
+            until = max((wait for wait in waits if wait is not None), default=None)
+            if until is None:
+                free.append(credential)
+            else:
+                moments.append(until)
+        return (tuple(free), min(moments)) if free and moments else (visit.credentials, None)
 
     async def _perform(self, talk: Talk, visit: _Visit) -> Authorised:
         try:
@@ -330,46 +370,84 @@ class RegistryClient:
                 if isinstance(step, Grant):
                     credential = step.credential
                     self._check_throttle(visit, credential.fingerprint if credential else "")
-                    step = talk.send(await self._tokens.get(visit.transport, step))
+                    step = talk.send(await self._token(visit, step))
                 else:
                     step = talk.send(await self._send(step, visit))
         except StopIteration as stop:
             done: Authorised = stop.value
             return done
+        except (Denied, Refused) as error:
+            # A challenge may repeat the token that was sent.
+            error.message = without_secrets(error.message, visit.errand.candidates, visit.sent)
+            error.args = (error.message,)
+            raise
+
+    async def _token(self, visit: _Visit, grant: Grant) -> Token | Refusal:
+        """A token, or why there is none; others may wait for the same one, each for as long as there is time."""
+        try:
+            async with asyncio.timeout_at(visit.deadline):
+                answer = await self._tokens.get(visit.transport, grant)
+        except TimeoutError:
+            words = f"the token service of {visit.transport.host} did not answer in time"
+            raise Timeout(words, sign=visit.sign_of_silence) from None
+        except RegistryError as error:
+            # A registry names its token service, perhaps by what it was sent.
+            error.message = without_secrets(error.message, visit.errand.candidates)
+            error.args = (error.message,)
+            raise
+        visit.is_heard = True
+        if isinstance(answer, Token):
+            visit.sent.append(answer.text)
+        return answer
 
     async def _send(self, request: Request, visit: _Visit) -> Response:
         """The answer to a request to the registry itself, if it may be asked."""
+        try:
+            response = await self._sent(request, visit)
+        except Timeout as error:
+            if visit.deadline <= asyncio.get_running_loop().time():
+                error.sign = visit.sign_of_silence
+            raise
+        visit.is_heard = True
+        return response
+
+    async def _sent(self, request: Request, visit: _Visit) -> Response:
         seconds = visit.deadline - asyncio.get_running_loop().time()
-        # Who has a credential asks for the challenge without it; what strangers did is not held against that. But where
-        # nobody is asked for one, it is the request itself.
+        # Who has a credential asks for the challenge without it; what strangers did is not held against that. But for a
+        # repository where nobody is asked for one, it is the request itself.
         is_anonymous = not request.authorization
-        if is_anonymous and visit.fingerprints and not self._open.get(visit.transport):
+        if is_anonymous and visit.fingerprints and not self._open.get(visit.repository):
             response = await self._exchange(request, visit.transport, visit.kind, seconds, visit.credentials)
+            if response.status == 200 and self._quota is not None:
+                self._quota.count(visit.transport.host, "", is_pull=visit.is_pull)
+                self._tell_quota(visit, "", response)
         else:
             response = await self._counted(request, visit, seconds)
         if is_anonymous:
             if response.status == 401:
-                self._open.forget(visit.transport)
+                self._open.forget(visit.repository)
             elif response.status == 200:
-                self._open.put(visit.transport, value=True)
+                self._open.put(visit.repository, value=True)
         return response
 
     async def _counted(self, request: Request, visit: _Visit, seconds: float) -> Response:
         transport = visit.transport
-        account = (transport.host, request.fingerprint)
         self._check_throttle(visit, request.fingerprint)
         if self._quota is not None:
-            self._quota.check(*account, is_pull=visit.is_pull)
-        status, headers = 0, _NOTHING
+            self._quota.check(transport.host, request.fingerprint, is_pull=visit.is_pull)
+        response: Response | None = None
         try:
             response = await self._exchange(request, transport, visit.kind, seconds, visit.credentials)
-            own = _own_answer(response, transport)
-            if own is not None:
-                status, headers = own.status, own.headers
         finally:
-            if self._quota is not None:
-                self._quota.learn(*account, is_pull=visit.is_pull, status=status, headers=headers)
+            self._tell_quota(visit, request.fingerprint, response)
         return response
+
+    def _tell_quota(self, visit: _Visit, fingerprint: str, response: Response | None) -> None:
+        if self._quota is None:
+            return
+        own = _own_answer(response, visit.transport) if response is not None else None
+        status, headers = (own.status, own.headers) if own is not None else (0, _NOTHING)
+        self._quota.learn(visit.transport.host, fingerprint, is_pull=visit.is_pull, status=status, headers=headers)
 
     def _check_throttle(self, visit: _Visit, fingerprint: str) -> None:
         """Stop a question that was under way when its credential was told to wait."""
@@ -472,7 +550,10 @@ class _Visit:
         self.fingerprint = ""  # whose credential had the last answer
         self.kind: Kind = "manifest"  # of what is asked now
         self.is_pull = False
-        self.place = (transport, reference.path, self.fingerprints)
+        self.repository = (transport, reference.path)
+        self.place = (*self.repository, self.fingerprints)
+        self.is_heard = False  # the registry, or its token service, has answered something
+        self.sent: list[str] = []  # tokens; what says them back says what nobody may read
         self._path = reference.path
         self.errand = Errand(
             image=self.image,
@@ -481,6 +562,11 @@ class _Visit:
             home=home,
             what="repository" if is_list else "container image",
         )
+
+    @property
+    def sign_of_silence(self) -> Sign:
+        """What it tells of the host that all our time is over. Its answers may have used it up."""
+        return Sign.NONE if self.is_heard else Sign.SILENCE
 
     def url(self, below: str) -> URL:
         return URL(f"{self.transport.endpoint}/v2/{self._path}/{below}", encoded=True)

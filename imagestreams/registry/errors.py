@@ -8,6 +8,7 @@ that a registry could have chosen freely.
 from __future__ import annotations
 
 import base64
+import enum
 import math
 import re
 from dataclasses import dataclass
@@ -56,6 +57,14 @@ _KNOWN_CODES: Final = frozenset(
 )
 
 
+class Sign(enum.Enum):
+    """What it tells of a host that a question to it has failed."""
+
+    ANSWER = "it is there"
+    SILENCE = "it may not be"
+    NONE = "nothing: it was not asked, or not given its time"
+
+
 class RegistryError(Exception):
     """A registry gave no usable answer, or must not be asked.
 
@@ -80,16 +89,21 @@ class RegistryError(Exception):
         message: for people; bounded, and free of secrets.
         retry_after: seconds that the registry asks to wait, at most MAX_RETRY_AFTER; None where it does not say.
         fingerprint: of the credential that was throttled, empty for anonymous.
+        sign: what it tells of the host; mostly the class says.
     """
 
     reason: ClassVar[str] = "RegistryError"
     retryable: ClassVar[bool] = False
+    usual_sign: ClassVar[Sign] = Sign.ANSWER
 
-    def __init__(self, message: str, *, retry_after: float | None = None, fingerprint: str = "") -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, fingerprint: str = "", sign: Sign | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
         self.fingerprint = fingerprint
+        self.sign = sign or self.usual_sign
 
 
 class NotFound(RegistryError):
@@ -147,6 +161,7 @@ class Exhausted(RegistryError):
 
     reason = "RateLimited"
     retryable = True
+    usual_sign = Sign.NONE
 
     def __init__(self, message: str, until: datetime, *, fingerprint: str = "") -> None:
         super().__init__(message, fingerprint=fingerprint)
@@ -161,6 +176,7 @@ class Unavailable(RegistryError):
 class Unreachable(RegistryError):
     reason = "Unreachable"
     retryable = True
+    usual_sign = Sign.SILENCE
 
 
 class Timeout(Unreachable):
@@ -175,6 +191,7 @@ class Untrusted(Unreachable):
     """For others at that host it says nothing: they may have another CA, or need none."""
 
     reason = "TLS"
+    usual_sign = Sign.ANSWER
 
 
 class _WireError(msgspec.Struct, gc=False):
@@ -235,7 +252,8 @@ def error_of(
             is_pull_limit=is_pull and (is_used_up or is_hub),
         )
     if status >= 500 or status == 408:
-        return Unavailable(f"{who} failed ({status})", retry_after=wait, fingerprint=fingerprint)
+        # Which number it is may change with each attempt, behind a load balancer.
+        return Unavailable(f"{who} failed with an error of its own", retry_after=wait, fingerprint=fingerprint)
     if status == 404:
         return NotFound(f'{what} "{image}" not found')
     if status == 401:

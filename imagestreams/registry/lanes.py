@@ -19,7 +19,7 @@ import asyncio
 import contextvars
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, assert_never
@@ -39,14 +39,13 @@ from imagestreams.core.lookup import (
     Resolved,
     Ticket,
 )
-from imagestreams.core.reference import DEFAULT_TAG
+from imagestreams.core.reference import DEFAULT_TAG, HTTPS_PORT
 from imagestreams.registry.errors import (
     Exhausted,
     RateLimited,
     RegistryError,
+    Sign,
     Unavailable,
-    Unreachable,
-    Untrusted,
 )
 
 if TYPE_CHECKING:
@@ -201,9 +200,8 @@ class _Lane(Generic[K]):
                 return flight
         return None
 
-    def each(self) -> Iterator[_Flight[K]]:
-        """The queued flights; the queue may change meanwhile."""
-        return iter(tuple(self._queued))
+    def queued(self) -> tuple[_Flight[K], ...]:
+        return tuple(self._queued)
 
 
 class Lanes(Generic[K]):
@@ -363,7 +361,7 @@ class Lanes(Generic[K]):
         flight = pending.flight
         del flight.waiting[key, tag]
         # One that is under way goes on: it is bounded in time, and its answer may serve others that join it.
-        if not flight.waiting and not flight.is_started:
+        if not flight.waiting and flight.queues:
             pending.lane.drop(flight)
             pending.lane.forget(flight)
 
@@ -482,7 +480,9 @@ class Lanes(Generic[K]):
 
     def _lane(self, key: K, transport: Transport) -> _Lane[K] | None:
         """The lane of a host; None where there would be too many."""
-        name = (transport.host, transport.endpoint)
+        # With the port that https has anyway it is the same host, though not for credentials.
+        port = HTTPS_PORT if transport.endpoint.startswith("https:") else ""
+        name = (transport.host.removesuffix(port), transport.endpoint.removesuffix(port))
         if lane := self._lanes.get(name):
             self._lanes.move_to_end(name)
             return lane
@@ -509,18 +509,29 @@ class Lanes(Generic[K]):
         if lane.breaker is not None and lane.breaker.until > now:
             why = f"{host} cannot be reached"
             return self._defer(host, "unreachable", lane.breaker.until, why, lane.breaker.reason)
-        fingerprints = _fingerprints(asks)
-        for fingerprint in fingerprints:
-            window = lane.windows.get(fingerprint)
-            if window is not None and window.until > now:
-                return self._defer(host, "retry-after", window.until, f"{host} asks to wait", window.reason)
-        if self._quota is None:
+        # A login that must wait does not stop those beside it: the client passes it over.
+        holds = [self._hold_of(lane, asks, fingerprint, now) for fingerprint in _fingerprints(asks)]
+        waiting = [hold for hold in holds if hold is not None]
+        if len(waiting) < len(holds):
             return None
+        until, window = min(waiting, key=lambda hold: hold[0])
+        if window is None:
+            return self._exhausted(host, until)
+        return self._defer(host, "retry-after", until, f"{host} asks to wait", window.reason)
+
+    def _hold_of(
+        self, lane: _Lane[K], asks: Question, fingerprint: str, now: datetime
+    ) -> tuple[datetime, _Wait | None] | None:
+        """Until when a credential must wait, and the window if that is why; None where it need not."""
+        window = lane.windows.get(fingerprint)
+        if window is not None and window.until <= now:
+            window = None
         # Whether a tag has moved is still asked when no pulls are left: that is a HEAD.
         is_pull = isinstance(asks, Description) or (isinstance(asks, Lookup) and asks.known is None)
-        waits = [self._quota.held_until(host, fingerprint, is_pull=is_pull) for fingerprint in fingerprints]
-        until = min((wait for wait in waits if wait is not None), default=None)
-        return None if until is None or None in waits else self._exhausted(host, until)
+        scarce = self._quota.held_until(lane.host, fingerprint, is_pull=is_pull) if self._quota else None
+        if window is not None and (scarce is None or window.until >= scarce):
+            return window.until, window
+        return (scarce, None) if scarce is not None else None
 
     def _crowded(self, host: str) -> Setback:
         until = self._clock() + self._limits.pause
@@ -538,11 +549,13 @@ class Lanes(Generic[K]):
     def _defer_queued(self, lane: _Lane[K]) -> None:
         """Answer what is queued and must wait from now on."""
         lane.has_new_hold = False
-        for flight in lane.each():
-            if hold := self._hold(lane, flight.asks):
-                lane.drop(flight)
-                lane.forget(flight)
-                self._land(lane, flight, hold)
+        held = [(flight, hold) for flight in lane.queued() if (hold := self._hold(lane, flight.asks))]
+        # None of them is in the queue when the first one lands: its next place may be in this lane, which then goes on.
+        for flight, _ in held:
+            lane.drop(flight)
+            lane.forget(flight)
+        for flight, hold in held:
+            self._land(lane, flight, hold)
 
     # --- workers
 
@@ -556,6 +569,9 @@ class Lanes(Generic[K]):
 
     def _next(self, lane: _Lane[K]) -> _Flight[K] | None:
         """Start the lane's next flight, if it may have one more under way."""
+        # Here, and not where that is learned: a next place in this very lane lets the queue go on before.
+        if lane.has_new_hold:
+            self._defer_queued(lane)
         # After failures one lookup goes first, to see whether the host is there again.
         limit = 1 if lane.breaker is not None else self._limits.concurrency
         if lane.under_way >= limit or not lane.length or self._is_early(lane):
@@ -596,8 +612,6 @@ class Lanes(Generic[K]):
             lane.forget(flight)
             _uncount(self._under_way, flight.namespace)
             self._land(lane, flight, came)
-            if lane.has_new_hold:
-                self._defer_queued(lane)
             self._hand_on(flight.namespace)
             flight = self._next(lane)
             self._pump(lane)
@@ -641,8 +655,9 @@ class Lanes(Generic[K]):
         lane.has_new_hold = True
 
     def _learn(self, lane: _Lane[K], asks: Question, error: RegistryError | None) -> None:
-        if isinstance(error, Unreachable) and not isinstance(error, Untrusted):
-            self._learn_silence(lane, error.reason)
+        if error is not None and error.sign is not Sign.ANSWER:
+            if error.sign is Sign.SILENCE:
+                self._learn_silence(lane, error.reason)
             return
         lane.failures, lane.breaker = 0, None
         if isinstance(error, RateLimited) and error.is_pull_limit and self._quota is not None:
@@ -697,12 +712,12 @@ def _is_same_wish(one: Ticket, other: Ticket) -> bool:
 def verdict(setbacks: tuple[Setback, ...]) -> Failed | Deferred:
     """What it comes to that no place gave anything; they are in the order of the places.
 
-    The last place's word counts: it is the source's own, where that may be asked. As long as it is not a final one, and
-    some place is yet to be asked, nothing is known.
+    The last place's word counts: it is the source's own, where that may be asked. Only where it must not be asked now
+    nothing is known; what failed there is said, also while a mirror is yet to be asked.
     """
     last = setbacks[-1].outcome
     deferred = [setback.outcome for setback in setbacks if isinstance(setback.outcome, Deferred)]
-    if isinstance(last, Deferred) or (deferred and last.retryable):
+    if isinstance(last, Deferred):
         return min(deferred, key=lambda outcome: outcome.until)
     failed = [setback.outcome for setback in setbacks if isinstance(setback.outcome, Failed)]
     earlier = list(dict.fromkeys(f"; mirror {setback.host}: {setback.reason}" for setback in setbacks[:-1]))

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from imagestreams.core.policy import PRESETS, HostRule, Rate
+from imagestreams.core.reference import HTTPS_PORT
 from imagestreams.registry.errors import Exhausted, ToldQuota, quota_in, retry_after
 from imagestreams.registry.recent import Recent
 
@@ -151,7 +152,7 @@ class _Account:
 
 
 class Quota:
-    """One for all lanes and the client. One event loop only.
+    """One for all lanes and the client. One event loop only. `host:443` has what `host` has.
 
     Args:
         clock: aware, UTC.
@@ -214,6 +215,14 @@ class Quota:
                 until,
                 fingerprint=fingerprint,
             )
+        self._take(host, fingerprint, account, is_pull=is_pull)
+
+    def count(self, host: str, fingerprint: str, *, is_pull: bool) -> None:
+        """Count a request that was sent without a `check`, and turned out to need one. Arguments as for that."""
+        self._take(host, fingerprint, self._account(host, fingerprint), is_pull=is_pull)
+
+    def _take(self, host: str, fingerprint: str, account: _Account | None, *, is_pull: bool) -> None:
+        now = self._clock()
         if pace := self._pace(host):
             if pace.prepaid:
                 pace.prepaid -= 1
@@ -232,7 +241,7 @@ class Quota:
             account.pending.append(now)
 
     def learn(self, host: str, fingerprint: str, *, is_pull: bool, status: int, headers: Mapping[str, str]) -> None:
-        """Read what the registry's own answer says. Tell of each request that `check` let pass.
+        """Read what the registry's own answer says. Tell of each request that `check` let pass, or `count` counted.
 
         Args:
             host: see `check`, as the next two.
@@ -264,12 +273,19 @@ class Quota:
         if status in {429, 503}:
             _learn_denial(account, status, headers, is_pull=is_pull, now=now)
         if account.is_blank:
-            self._accounts.forget((host, fingerprint))
+            self._accounts.forget((host.removesuffix(HTTPS_PORT), fingerprint))
 
     # --- what is kept
 
+    def _rule(self, host: str) -> HostRule:
+        """What is said of a host without a port, by that name or with the port that it has anyway."""
+        rule = self._rules(host)
+        is_said = rule.requests or rule.pulls or rule.pulls_with_login or ":" in host
+        return rule if is_said else self._rules(host + HTTPS_PORT)
+
     def _pace(self, host: str) -> _Pace | None:
-        rate = self._rules(host).requests
+        host = host.removesuffix(HTTPS_PORT)
+        rate = self._rule(host).requests
         pace = self._paces.get(host)
         if rate is None:
             if pace is not None:
@@ -285,7 +301,7 @@ class Quota:
 
     def _pulls(self, host: str, fingerprint: str) -> tuple[Rate | None, Rate | None]:
         """What an administrator allows, and what a preset says that the registry does."""
-        rule, preset = self._rules(host), PRESETS.get(host)
+        rule, preset = self._rule(host), PRESETS.get(host)
         rate = rule.pulls_with_login if fingerprint and rule.pulls_with_login is not None else rule.pulls
         if preset and (rule.pulls, rule.pulls_with_login) == (preset.pulls, preset.pulls_with_login):
             return None, rate
@@ -293,11 +309,12 @@ class Quota:
 
     def _open_account(self, host: str, fingerprint: str) -> _Account:
         account = _Account()
-        self._accounts.put((host, fingerprint), account)
+        self._accounts.put((host.removesuffix(HTTPS_PORT), fingerprint), account)
         return account
 
     def _account(self, host: str, fingerprint: str) -> _Account | None:
         """What is known of a credential at a host, brought up to the present rules; None where there is nothing."""
+        host = host.removesuffix(HTTPS_PORT)
         own, preset = self._pulls(host, fingerprint)
         account = self._accounts.get((host, fingerprint))
         if account is None:

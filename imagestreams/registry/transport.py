@@ -2,7 +2,7 @@
 
 - Addresses: a name is resolved once, what the address rule refuses is dropped, and the connection goes to what is left.
   A pool of connections belongs to one strictness, so that none is reused where it would not have been opened.
-- TLS is verified, with the host's own CA where one is set. Only an insecure host goes unverified, or in plain http
+- TLS is verified, with the CA that is set for the very host. Only an insecure host goes unverified, or in plain http
   where https does not come about; other hosts that its redirects and realms lead to do not.
 - Redirects are followed by hand: five at most, never from https to http, never from a public to a private address, and
   without the Authorization header once host, port or scheme is another.
@@ -22,6 +22,7 @@ import ipaddress
 import re
 import socket
 import ssl
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -33,13 +34,15 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from imagestreams.core.policy import Address, Policy, refuse_address, refuse_port
+from imagestreams.core.policy import Address, HostRule, Policy, refuse_address, refuse_port
 from imagestreams.core.policy import proxy_for as policy_proxy_for
-from imagestreams.core.reference import DOCKER_HUB, DOCKER_HUB_ALIASES
+from imagestreams.core.reference import host_named
 from imagestreams.registry.auth import authority_of
 from imagestreams.registry.errors import (
     InvalidAnswer,
     Refused,
+    RegistryError,
+    Sign,
     Timeout,
     TooLarge,
     UnknownName,
@@ -69,7 +72,8 @@ _PLAIN_HTTP_LIFE: Final = timedelta(minutes=10)
 _CA_FILE_LIFE: Final = timedelta(minutes=1)  # how long a replaced CA file goes unnoticed
 _HOSTS_REMEMBERED: Final = 4096
 _LOST: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-_RESOLVER_THREADS: Final = 32  # a name server that hangs holds one thread per host for some seconds
+_RESOLVER_THREADS = 256  # started as they are needed; a name server that hangs holds one per host for some seconds
+SITE_THREADS: Final = 16  # of them for the hosts of one domain, which are likely to have one name server
 
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 _LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"})
@@ -91,12 +95,15 @@ class Reach:
             empty for none; the registry's own is its transport's.
         rules: what the others go by; another object once that has changed. Connections that were opened under other
             rules are not used again.
+        authorities: the CA file and certificates of a host to which a registry leads, "host" or "host:port", either of
+            them empty for none.
     """
 
     refuse: AddressRule
     listed: Callable[[str], bool]
     proxy_for: Callable[[URL], str] = lambda _: ""
     rules: Callable[[], object] = lambda: None
+    authorities: Callable[[str], tuple[str, str]] = lambda _: ("", "")
 
     @classmethod
     def of(cls, policy: Policy | Callable[[], Policy], *, proxy_for: Callable[[URL], str] | None = None) -> Self:
@@ -105,9 +112,15 @@ class Reach:
         def present() -> Policy:
             return policy if isinstance(policy, Policy) else policy()
 
+        def rule_of(host: str) -> HostRule:
+            return present().hosts.get(host_named(host), HostRule())
+
         def listed(host: str) -> bool:
-            rule = present().hosts.get(DOCKER_HUB if host in DOCKER_HUB_ALIASES else host)
-            return rule is not None and rule.listed
+            return rule_of(host).listed
+
+        def authorities(host: str) -> tuple[str, str]:
+            rule = rule_of(host)
+            return (rule.ca_file, rule.ca)
 
         def refuse(address: Address, *, public_origin: bool) -> str | None:
             return refuse_address(address, present(), public_origin=public_origin)
@@ -115,7 +128,7 @@ class Reach:
         def proxy(url: URL) -> str:
             return policy_proxy_for(present(), url.scheme, url.host or "", url.port or 0)
 
-        return cls(refuse, listed, proxy_for or proxy, present)
+        return cls(refuse, listed, proxy_for or proxy, present, authorities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +177,39 @@ class _Pool:
 
 @dataclass(frozen=True, slots=True)
 class _Hop:
-    """One request on the way, and whether a public address led to it."""
+    """One request on the way, and whether a public address led to it.
+
+    `name` is what messages call a host that a registry has chosen: its own name could be another each time, or hold
+    what the registry was sent. Empty for a host that was known before.
+    """
 
     url: URL
-    authorization: str
+    authorization: str = field(repr=False)
     from_public: bool
     is_first: bool
+    name: str = ""
+
+    @property
+    def who(self) -> str:
+        """The host, for messages."""
+        return self.name or self.url.host or ""
+
+    @property
+    def where(self) -> str:
+        """Host and port, for messages."""
+        return self.name or authority_of(self.url)
+
+
+class _Unfit(Exception):
+    """None of a host's addresses may be contacted; `why` is the address rule's word."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class _Crowded(OSError):
+    """A name was not looked up: no thread was free for it."""
 
 
 class Connections:
@@ -193,7 +233,7 @@ class Connections:
         self._reach = reach
         self._timeouts = timeouts
         self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
-        self._resolver = resolver or _SystemResolver()
+        self._resolver = resolver or _SystemResolver(timeouts.connect / 2)
         self._pools: dict[_Strictness, _Pool] = {}
         self._rules = reach.rules()
         self._certificates = _Certificates(clock)
@@ -224,7 +264,7 @@ class Connections:
             async with asyncio.timeout(min(seconds, self._timeouts.request)):
                 return await self._exchange(request, transport, cap)
         except TimeoutError:
-            proxy = self._proxy(request.url, transport, URL(transport.endpoint))
+            proxy = self._proxy(request.url, transport, URL(transport.endpoint), request.url.host or "")
             raise Timeout(_late(request.url.host or "", proxy)) from None
 
     async def _exchange(self, request: Request, transport: Transport, cap: int) -> Response:
@@ -239,12 +279,17 @@ class Connections:
             if len(way) == _MAX_REDIRECTS:
                 raise InvalidAnswer(f"{transport.host} redirects more than {_MAX_REDIRECTS} times")
             way.append(Redirect(response.status, response.headers, response.url))
-            hop = self._next(hop, response, transport, home)
-            response = await self._send(hop, request, transport, home, cap)
+            try:
+                hop = self._next(hop, request, response, transport, home)
+                response = await self._send(hop, request, transport, home, cap)
+            except RegistryError as error:
+                if error.sign is Sign.NONE and is_home:
+                    error.sign = Sign.ANSWER
+                raise
         return replace(response, way=tuple(way)) if way else response
 
-    def _next(self, hop: _Hop, response: Response, transport: Transport, home: URL) -> _Hop:
-        url = redirect_target(response.url, response.headers.get("Location", ""))
+    def _next(self, hop: _Hop, request: Request, response: Response, transport: Transport, home: URL) -> _Hop:
+        url = redirect_target(response.url, response.headers.get("Location", ""), hop.who)
         if url.scheme == "http" and url.host != home.host and not self._reach.listed(authority_of(url)):
             raise Refused(f"{transport.host} redirects to another host in plain http")
         return _Hop(
@@ -252,6 +297,9 @@ class Connections:
             hop.authorization if url.origin() == response.url.origin() else "",
             hop.from_public or self._is_public(response.url.host or ""),
             is_first=False,
+            name=""
+            if authority_of(url) in map(authority_of, (home, request.url))
+            else _led_by(request, transport, home),
         )
 
     async def _first(self, hop: _Hop, request: Request, transport: Transport, home: URL, cap: int) -> Response:
@@ -281,11 +329,19 @@ class Connections:
             return response
 
     async def _send(self, hop: _Hop, request: Request, transport: Transport, home: URL, cap: int) -> Response:
+        try:
+            return await self._sent(hop, request, transport, home, cap)
+        except _Unfit as unfit:
+            words = f"{hop.who} is not contacted: it resolves to {unfit.why}, and no administrator lists it"
+            raise Refused(words, sign=Sign.NONE) from None
+
+    async def _sent(self, hop: _Hop, request: Request, transport: Transport, home: URL, cap: int) -> Response:
         strictness = self._strictness(hop, transport, home)
         host = hop.url.host or ""
-        proxy = self._proxy(hop.url, transport, home)
+        is_home = host == home.host
+        proxy = self._proxy(hop.url, transport, home, hop.who)
         if strictness is not _Strictness.LISTED:
-            self._vet(strictness, hop.url, is_proxied=proxy is not None)
+            self._vet(strictness, hop, is_proxied=proxy is not None)
         headers = dict(self._headers)
         if request.accept:
             headers["Accept"] = request.accept
@@ -295,8 +351,11 @@ class Connections:
             headers["Authorization"] = hop.authorization
         context: ssl.SSLContext | bool = False
         if hop.url.scheme == "https":
-            verified = not transport.insecure or host != home.host
-            context = await self._certificates.context(transport.ca_file, transport.ca, verified=verified)
+            authorities = (
+                (transport.ca_file, transport.ca) if is_home else self._reach.authorities(authority_of(hop.url))
+            )
+            verified = not transport.insecure or not is_home
+            context = await self._certificates.context(*authorities, verified=verified)
         through: dict[str, str] | None = None
         if proxy is not None:
             strictness, through = _Strictness.PROXIED, {"User-Agent": self._headers["User-Agent"]}
@@ -322,43 +381,46 @@ class Connections:
                     ) as answer,
                 ):
                     if proxy is not None and answer.status == 407:
-                        raise Unreachable(_proxy_answered(proxy, 407, authority_of(hop.url)))
-                    body = await _read(answer, cap)
+                        raise Unreachable(_proxy_answered(proxy, 407, hop.where))
+                    body = await _read(answer, cap, hop.who)
                     return Response(answer.status, answer.headers, body, hop.url)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
                 # An idle connection that the other side has closed meanwhile: the library sends all but a POST again.
                 if attempts and isinstance(error, _LOST) and not isinstance(error, aiohttp.ClientConnectorError):
                     continue
                 # The library's error holds the request's headers, which are not for a traceback.
-                raise _failure(error, authority_of(hop.url), proxy) from None
+                raise _failure(error, hop.where, proxy) from None
 
-    def _proxy(self, url: URL, transport: Transport, home: URL) -> _Proxy | None:
+    def _proxy(self, url: URL, transport: Transport, home: URL, who: str) -> _Proxy | None:
         text = transport.proxy if url.host == home.host else self._reach.proxy_for(url)
         if not text:
             return None
         proxy = _proxy_of(text)
         if proxy is None:
             raise Refused(
-                f"{url.host} is not contacted: the proxy that is configured for it is not http://host[:port] "
-                "or https://host[:port], with or without user:password@"
+                f"{who} is not contacted: the proxy that is configured for it is not http://host[:port] "
+                "or https://host[:port], with or without user:password@",
+                sign=Sign.NONE,
             )
         return proxy
 
-    def _vet(self, strictness: _Strictness, url: URL, *, is_proxied: bool) -> None:
+    def _vet(self, strictness: _Strictness, hop: _Hop, *, is_proxied: bool) -> None:
         """Judge what a URL itself says. Names are judged when they are resolved; an address never is.
 
         Raises:
             Refused: it must not be contacted.
+            _Unfit: the same, for its address.
         """
-        host = url.host or ""
-        if why := refuse_port(url.port or 0):
-            raise Refused(f"{host} is not contacted at {why}, and no administrator lists it")
+        host = hop.url.host or ""
+        if why := refuse_port(hop.url.port or 0):
+            port = "that port" if hop.name else why
+            raise Refused(f"{hop.who} is not contacted at {port}, and no administrator lists it", sign=Sign.NONE)
         if (address := _address(host)) is not None:
             self._vetted(strictness, host, [address])
         elif is_proxied:
-            self._vet_name(strictness, host)
+            self._vet_name(strictness, host, hop.who)
 
-    def _vet_name(self, strictness: _Strictness, host: str) -> None:
+    def _vet_name(self, strictness: _Strictness, host: str, who: str) -> None:
         """Judge those names of which it is known, without asking a name service, what a proxy would make of them."""
         name = host.rstrip(".").lower()
         if name in _LOCAL_NAMES or name.endswith(".localhost"):
@@ -369,7 +431,8 @@ class Connections:
             try:
                 address = _address(name) or ipaddress.IPv4Address(socket.inet_aton(name))  # 127.1, 0x7f.1, 2130706433
             except OSError:
-                raise Refused(f"{host} is not contacted: it is neither a name nor an address") from None
+                words = f"{who} is not contacted: it is neither a name nor an address"
+                raise Refused(words, sign=Sign.NONE) from None
             self._vetted(strictness, host, [address])
 
     def _strictness(self, hop: _Hop, transport: Transport, home: URL) -> _Strictness:
@@ -431,7 +494,7 @@ class Connections:
         """Those of a host's addresses that may be contacted.
 
         Raises:
-            Refused: if that is none.
+            _Unfit: if that is none.
         """
         self._public.put(host, any(self._reach.refuse(address, public_origin=True) is None for address in addresses))
         if strictness in {_Strictness.LISTED, _Strictness.PROXIED}:
@@ -439,8 +502,7 @@ class Connections:
         led = strictness is _Strictness.LED
         verdicts = {address: self._reach.refuse(address, public_origin=led) for address in addresses}
         if verdicts and all(verdicts.values()):
-            why = min(verdict for verdict in verdicts.values() if verdict)
-            raise Refused(f"{host} is not contacted: it resolves to {why}, and no administrator lists it")
+            raise _Unfit(min(verdict for verdict in verdicts.values() if verdict))
         return frozenset(address for address, verdict in verdicts.items() if verdict is None)
 
     def _is_public(self, host: str) -> bool:
@@ -456,35 +518,40 @@ def _wants_https(response: Response) -> bool:
     return response.status == 400 or response.status in _REDIRECTS
 
 
-def redirect_target(url: URL, location: str) -> URL:
-    """Where a Location header leads from `url`.
+def _led_by(request: Request, transport: Transport, home: URL) -> str:
+    leader = transport.host if request.url.host == home.host else f"the token service of {transport.host}"
+    return f"a host that {leader} redirects to"
+
+
+def redirect_target(url: URL, location: str, who: str) -> URL:
+    """Where a Location header leads from `url`; `who` is its host, for messages.
 
     Raises:
         Refused: it leads from https to plain http.
         InvalidAnswer: it leads nowhere.
     """
     if not location or len(location) > _MAX_LOCATION or any(not "!" <= character <= "~" for character in location):
-        raise InvalidAnswer(f"{url.host} redirects to no usable URL")
+        raise InvalidAnswer(f"{who} redirects to no usable URL")
     try:
         target = url.join(URL(location, encoded=True))
         host, port = target.host, target.port
     except ValueError:
-        raise InvalidAnswer(f"{url.host} redirects to no usable URL") from None
+        raise InvalidAnswer(f"{who} redirects to no usable URL") from None
     is_plain = target.user is None and target.password is None
     if target.scheme not in {"http", "https"} or not host or not port or not is_plain or "\\" in location:
-        raise InvalidAnswer(f"{url.host} redirects to no usable URL")
+        raise InvalidAnswer(f"{who} redirects to no usable URL")
     if url.scheme == "https" and target.scheme == "http":
-        raise Refused(f"{url.host} redirects from https to plain http")
+        raise Refused(f"{who} redirects from https to plain http")
     return target.with_fragment(None)
 
 
-async def _read(answer: aiohttp.ClientResponse, cap: int) -> bytes:
-    """The body; empty for an error whose body is larger than errors need."""
+async def _read(answer: aiohttp.ClientResponse, cap: int, who: str) -> bytes:
+    """The body of what a host sends; empty for an error whose body is larger than errors need."""
     if answer.method == "HEAD":
         return b""
     if answer.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
         answer.close()
-        raise InvalidAnswer(f"{answer.url.host} sends compressed content, which was not asked for")
+        raise InvalidAnswer(f"{who} sends compressed content, which was not asked for")
     is_good = answer.status < 300
     limit = cap if is_good else ERROR_CAP
     chunks: list[bytes] = []
@@ -500,7 +567,7 @@ async def _read(answer: aiohttp.ClientResponse, cap: int) -> bytes:
         return b"".join(chunks)
     answer.close()  # the rest is not read, so the connection cannot be used again
     if is_good:
-        raise TooLarge(f"{answer.url.host} sends more than {cap} bytes")
+        raise TooLarge(f"{who} sends more than {cap} bytes")
     return b""
 
 
@@ -529,7 +596,11 @@ def _failure(error: Exception, host: str, proxy: _Proxy | None) -> Unreachable |
     match error:
         case TimeoutError():
             return Timeout(_late(host, proxy))
-        case aiohttp.ClientConnectorDNSError():
+        case aiohttp.ClientConnectorDNSError(os_error=_Crowded()):
+            return UnknownName(f"{host} was not looked up: too many other names are", sign=Sign.NONE)
+        case (
+            aiohttp.ClientConnectorDNSError() | UnicodeError()
+        ):  # no name has a label of 64 characters, or an empty one
             return UnknownName(f"{host} is not known to the name service")
         case aiohttp.ClientConnectorCertificateError():
             return Untrusted(_distrust(host, error))
@@ -551,6 +622,8 @@ def _proxy_failure(error: Exception, host: str, proxy: _Proxy) -> Unreachable | 
     match error:
         case aiohttp.ClientHttpProxyError(status=status):
             return Unreachable(_proxy_answered(proxy, status, host))
+        case aiohttp.ClientConnectorDNSError(os_error=_Crowded()):
+            return Unreachable(f"{who} was not looked up: too many other names are", sign=Sign.NONE)
         case aiohttp.ClientConnectorDNSError():
             return Unreachable(f"{who} is not known to the name service")
         case aiohttp.ClientConnectorCertificateError(host=name, port=port) if _is_at(proxy, name, port):
@@ -645,27 +718,84 @@ class _SystemResolver(AbstractResolver):
     """getaddrinfo in threads of its own.
 
     The event loop's few threads would all wait for one name server that hangs, and then so would every other host.
+    A thread is taken until the name service has answered, also where nobody waits for that any more.
+
+    Args:
+        patience: seconds to wait for a thread. It is shorter than the time for a connection: then it is not the host
+            that is late.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolver")
+        self._patience = patience
+        self._free = _RESOLVER_THREADS
+        self._taken: Counter[str] = Counter()  # by site
+        self._waiting: dict[asyncio.Future[None], str] = {}  # whom to give a thread, and for which site, oldest first
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._threads,
-            partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG),
-        )
+        site = _site(host)
+        await self._take(site)
+        flags = socket.AI_ADDRCONFIG
+        asked = self._threads.submit(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=flags)
+        asked.add_done_callback(partial(self._answered, asyncio.get_running_loop(), site))
+        found = await asyncio.wrap_future(asked)
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=flags)
             for kind, _, protocol, _, address in found
         ]
 
+    async def _take(self, site: str) -> None:
+        """Take a thread.
+
+        Raises:
+            _Crowded: none is free in time.
+        """
+        if self._has_room(site):
+            self._free -= 1
+            self._taken[site] += 1
+            return
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[given] = site
+        try:
+            async with asyncio.timeout(self._patience):
+                await given
+        except BaseException as error:
+            if self._waiting.pop(given, None) is None:  # it was given, and nobody is there to use it
+                self._give_back(site)
+            if isinstance(error, TimeoutError):
+                raise _Crowded from None
+            raise
+
+    def _has_room(self, site: str) -> bool:
+        return self._free > 0 and self._taken[site] < SITE_THREADS
+
+    def _answered(self, loop: asyncio.AbstractEventLoop, site: str, _: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the need
+            loop.call_soon_threadsafe(self._give_back, site)
+
+    def _give_back(self, site: str) -> None:
+        self._free += 1
+        self._taken[site] -= 1
+        if not self._taken[site]:
+            del self._taken[site]
+        for given, wanted in tuple(self._waiting.items()):
+            if self._has_room(wanted):
+                self._free -= 1
+                self._taken[wanted] += 1
+                del self._waiting[given]
+                given.set_result(None)
+                return
+
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _site(host: str) -> str:
+    """Whose name server is asked: a guess by the last two labels."""
+    return ".".join(host.lower().rstrip(".").split(".")[-2:])
 
 
 _Authorities = tuple[str, str]  # a file and a PEM text
@@ -710,7 +840,7 @@ class _Certificates:
             context = await asyncio.to_thread(_verified_context, ca_file, ca)
         except (OSError, ValueError, TypeError):
             what = "CA file that is" if ca_file else "CA certificates that are"
-            raise Untrusted(f"the {what} configured for the host cannot be read") from None
+            raise Untrusted(f"the {what} configured for the host cannot be read", sign=Sign.NONE) from None
         self._contexts.put(key, (stamp, context))
         return context
 

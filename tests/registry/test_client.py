@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from dev.images import (
 from imagestreams.core.keychain import Credential
 from imagestreams.core.lookup import Description, ImportMode, Listed, Listing, Lookup, Served
 from imagestreams.core.manifest import ACCEPT, Platform
+from imagestreams.core.policy import HostRule, Rate
 from imagestreams.core.reference import ImageReference
 from imagestreams.registry.errors import (
     Exhausted,
@@ -33,6 +35,7 @@ from imagestreams.registry.errors import (
     NotAnImage,
     NotFound,
     RateLimited,
+    Sign,
     Timeout,
     TooLarge,
     Unauthorized,
@@ -42,8 +45,9 @@ from imagestreams.registry.errors import (
 )
 from imagestreams.registry.messages import Step
 from imagestreams.registry.paging import MAX_PAGES, PAGE_CAP
+from imagestreams.registry.quota import Quota
 from imagestreams.registry.transport import BLOB_CAP, MANIFEST_CAP, TOKEN_CAP, Reach, Timeouts
-from tests.fakes.registry import FakeRegistry, FakeServer, errors_body
+from tests.fakes.registry import FakeRegistry, FakeServer, credentials_in, errors_body
 
 WEB = image()
 ARM = image(architecture="arm64", variant="v8", text="arm")
@@ -170,8 +174,9 @@ async def test_a_known_digest_is_asked_for_whether_it_is_still_there(registry, c
 
 
 async def test_a_digest_that_no_registry_can_have_is_not_asked_for(registry, client):
-    with pytest.raises(NotFound, match="lower case"):
+    with pytest.raises(NotFound, match="lower case") as caught:
         await client.look_up(lookup(registry, f"acme/web@sha256:{'A' * 64}"))
+    assert caught.value.sign is Sign.NONE
     assert registry.requests == []
 
 
@@ -303,6 +308,27 @@ async def test_a_head_that_lies_convinces_nobody(registry, client):
         await client.look_up(lookup(registry, known=Served(WEB.digest, WEB.digest)))
 
 
+@pytest.mark.parametrize("known", [WEB, ARM], ids=["the pinned one", "another"])
+async def test_a_pinned_image_is_not_moved_by_a_head(registry, client, known):
+    for tag, content in (("latest", WEB), ("other", ARM)):
+        registry.add("acme/web", tag, content)
+    registry.reply(200, headers={"Docker-Content-Digest": ARM.digest}, method="HEAD")
+    with pytest.raises(InvalidAnswer, match="answers for another digest"):
+        await client.look_up(lookup(registry, f"acme/web@{WEB.digest}", known=Served(known.digest, known.digest)))
+    assert registry.asked() == [f"HEAD acme/web@{WEB.digest}"]
+
+
+async def test_a_head_that_names_a_pinned_image_by_another_algorithm_is_no_news(registry, client):
+    registry.add("acme/web", "latest", WEB)
+    pinned = "sha512:" + hashlib.sha512(WEB.manifest).hexdigest()
+    repository = registry.repositories["acme/web"]
+    repository.manifests[pinned] = repository.manifests[WEB.digest]
+    registry.reply(200, headers={"Docker-Content-Digest": WEB.digest}, method="HEAD")
+    known = Served(pinned, pinned)
+    assert (await client.look_up(lookup(registry, f"acme/web@{pinned}", known=known))).served == known
+    assert registry.asked() == [f"HEAD acme/web@{pinned}", f"GET acme/web@{pinned}"]
+
+
 async def test_without_a_claim_the_digest_comes_from_the_bytes(registry, client):
     registry.reply(200, WEB.manifest, {"Content-Type": WEB.media_type})
     assert (await client.look_up(lookup(registry))).served.digest == WEB.digest
@@ -396,6 +422,29 @@ async def test_a_throttled_credential_asks_no_more_while_others_do(guarded, clie
     await client.look_up(lookup(guarded, "acme/web:latest", GOOD))
 
 
+async def test_a_credential_that_must_wait_is_passed_over(guarded, client, clock):
+    guarded.add("acme/web", "latest", WEB)
+    guarded.tokens.reply(429, headers={"Retry-After": "60"}, times=1)
+    with pytest.raises(RateLimited):
+        await client.look_up(lookup(guarded, "acme/web:latest", BAD, GOOD))
+    guarded.tokens.requests.clear()
+    found = await client.look_up(lookup(guarded, "acme/web:latest", BAD, GOOD))
+    assert found.served.digest == WEB.digest
+    assert len(guarded.tokens.requests) == 1
+
+
+async def test_a_denial_is_not_the_last_word_while_a_credential_must_wait(guarded, client, clock):
+    guarded.add("acme/web", "latest", WEB)
+    guarded.tokens.reply(429, headers={"Retry-After": "60"}, times=1)
+    with pytest.raises(RateLimited):
+        await client.look_up(lookup(guarded, "acme/web:latest", GOOD))
+    with pytest.raises(Exhausted) as caught:
+        await client.look_up(lookup(guarded, "acme/web:latest", GOOD, BAD))
+    assert caught.value.until == clock() + timedelta(seconds=60)
+    clock.advance(seconds=60)
+    assert (await client.look_up(lookup(guarded, "acme/web:latest", GOOD, BAD))).served.digest == WEB.digest
+
+
 async def test_throttled_strangers_do_not_keep_a_credential_from_its_first_login(guarded, client):
     guarded.add("acme/web", "latest", WEB)
     guarded.reply(429, headers={"Retry-After": "30"}, times=1)
@@ -420,6 +469,40 @@ async def test_a_lookup_ends_in_time(registry, new_client):
     registry.hold()
     with pytest.raises(Unreachable, match="in time"):
         await client.look_up(lookup(registry))
+
+
+async def test_a_lookup_ends_in_time_however_many_logins_there_are(guarded, new_client):
+    """It is our time that is over; the token service has answered before."""
+    client = new_client(timeouts=Timeouts(connect=30, idle=30, request=30, lookup=0.5))
+    guarded.tokens.reply(401, times=1)
+    guarded.tokens.hold()
+    async with asyncio.timeout(10):
+        with pytest.raises(Timeout, match=r"^the token service of .* did not answer in time$") as caught:
+            await client.look_up(lookup(guarded, "acme/web:latest", BAD, GOOD))
+    assert caught.value.sign is Sign.NONE
+    assert len(guarded.tokens.requests) == 2
+
+
+async def test_who_answers_until_our_time_is_over_is_not_silent(registry, new_client):
+    client = new_client(timeouts=Timeouts(connect=5, idle=5, request=5, lookup=0.4))
+    registry.add("acme/web", "latest", BOTH)
+    registry.hold(path=f"{WEB.digest}|{ARM.digest}")
+    with pytest.raises(Timeout) as caught:
+        await client.look_up(lookup(registry, mode=LEGACY))
+    assert caught.value.sign is Sign.NONE
+    registry.hold()
+    with pytest.raises(Timeout) as caught:
+        await client.look_up(lookup(registry, mode=LEGACY))
+    assert caught.value.sign is Sign.SILENCE, "it has said nothing at all"
+
+
+async def test_who_has_all_the_time_of_a_request_and_says_nothing_is_silent(registry, new_client):
+    client = new_client(timeouts=Timeouts(connect=5, idle=5, request=0.2, lookup=5))
+    registry.add("acme/web", "latest", BOTH)
+    registry.hold(path=f"{WEB.digest}|{ARM.digest}")
+    with pytest.raises(Timeout) as caught:
+        await client.look_up(lookup(registry, mode=LEGACY))
+    assert caught.value.sign is Sign.SILENCE
 
 
 async def test_a_cancelled_lookup_closes_its_connection(registry, client):
@@ -632,6 +715,20 @@ async def test_a_credential_does_not_go_where_none_may(guarded, client):
         await client.look_up(lookup(guarded, "acme/web:latest", GOOD, transport=transport))
     for request in [*guarded.requests, *guarded.tokens.requests]:
         assert not request.authorization.startswith("Basic")
+
+
+async def test_the_name_of_a_token_service_does_not_bring_a_password_into_a_message(guarded, new_client):
+    async def ask_for_more(request):
+        basic = request.headers.get("Authorization", "")
+        realm = f"https://{GOOD.password}.invalid/token"
+        challenge = f'Bearer realm="{realm}",service="x"' if basic else 'Basic realm="x"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    guarded.script(ask_for_more)
+    with pytest.raises(Unreachable) as caught:
+        await new_client().look_up(lookup(guarded, "acme/web:latest", GOOD))
+    assert GOOD.password not in caught.value.message + str(caught.value)
+    assert "***.invalid" in caught.value.message
 
 
 async def test_a_token_got_over_an_insecure_way_serves_no_other(guarded, client):
@@ -1068,6 +1165,12 @@ class Counter:
         if self.until and is_pull:
             raise Exhausted("no more", self.until)
 
+    def held_until(self, host, fingerprint, *, is_pull):
+        return None
+
+    def count(self, host, fingerprint, *, is_pull):
+        self.events.append(("count", fingerprint[:4], is_pull))
+
     def learn(self, host, fingerprint, *, is_pull, status, headers):
         self.events.append(("learn", fingerprint[:4], is_pull, status, headers.get("RateLimit-Remaining", "")))
 
@@ -1105,7 +1208,72 @@ async def test_a_credential_that_nobody_asks_for_is_no_way_around_a_quota(regist
     registry.add("acme/web", "latest", WEB)
     for _ in range(3):
         await client.look_up(lookup(registry, "acme/web:latest", GOOD))
-    assert [event[:2] for event in quota.events if event[0] == "check"] == [("check", "")] * 2
+    asked = [event[:2] for event in quota.events if event[0] != "learn"]
+    assert asked == [("count", "")] + [("check", "")] * 2, "the first was taken for a question for a challenge"
+    assert [event for event in quota.events if event[0] == "learn"] == [("learn", "", True, 200, "")] * 3
+
+
+@pytest.fixture
+async def half_open():
+    """A registry where some repositories want a login and some do not."""
+    async with FakeRegistry() as started:
+        for path in ("open/web", "closed/web"):
+            started.add(path, "latest", WEB)
+
+        async def guard(request):
+            if credentials_in(request.headers.get("Authorization", "")) == (GOOD.username, GOOD.password):
+                return await started.answer(request)
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+
+        started.guard = guard
+        started.script(guard, path="closed/")
+        yield started
+
+
+def pulls_of(clock, count):
+    rule = HostRule(insecure=True, pulls=Rate(count, timedelta(minutes=30)))
+    return Quota(clock, lambda host: rule)
+
+
+async def test_strangers_without_pulls_do_not_keep_a_login_out(half_open, new_client, clock):
+    client = new_client(quota=pulls_of(clock, 2))
+    for _ in range(2):
+        await client.look_up(lookup(half_open, "open/web"))
+    with pytest.raises(Exhausted):
+        await client.look_up(lookup(half_open, "open/web"))
+    assert (await client.look_up(lookup(half_open, "closed/web", GOOD))).served.digest == WEB.digest
+
+
+async def test_a_login_is_no_way_around_what_strangers_have_left(half_open, new_client, clock):
+    """Where none is wanted the question is one of theirs, whoever asks."""
+    quota = pulls_of(clock, 2)
+    client = new_client(quota=quota)
+    half_open.add("open/api", "latest", WEB)
+    for _ in range(2):
+        await client.look_up(lookup(half_open, "open/web"))
+    until = quota.held_until(half_open.host, "", is_pull=True)
+    with pytest.raises(Exhausted):
+        await client.look_up(lookup(half_open, "open/web", GOOD))
+    # Of another repository that cannot be known before.
+    await client.look_up(lookup(half_open, "open/api", GOOD))
+    assert quota.held_until(half_open.host, "", is_pull=True) > until, "it is counted all the same"
+    with pytest.raises(Exhausted):
+        await client.look_up(lookup(half_open, "open/api", replace(GOOD, username="other")))
+    assert len(half_open.requests) == 3
+
+
+async def test_a_repository_that_was_closed_is_asked_for_its_challenge_again(half_open, new_client, clock):
+    client = new_client(quota=pulls_of(clock, 3))
+    await client.look_up(lookup(half_open, "open/web", GOOD))
+    half_open.behave()
+    half_open.script(half_open.guard, path="open/web/")
+    with pytest.raises(Unauthorized):
+        await client.look_up(lookup(half_open, "open/web", BAD))
+    for _ in range(2):
+        await client.look_up(lookup(half_open, "closed/web"))
+    with pytest.raises(Exhausted):
+        await client.look_up(lookup(half_open, "closed/web"))
+    assert (await client.look_up(lookup(half_open, "open/web", GOOD))).served.digest == WEB.digest
 
 
 async def test_every_counted_request_is_told_of_whatever_becomes_of_it(registry, new_client):

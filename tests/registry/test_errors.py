@@ -19,6 +19,7 @@ from imagestreams.registry.errors import (
     NotFound,
     RateLimited,
     RegistryError,
+    Sign,
     Timeout,
     ToldQuota,
     Unauthorized,
@@ -266,3 +267,21 @@ def test_what_is_left_may_be_said_in_any_words(limit, remaining, reset, field):
 @pytest.mark.parametrize("field", ['"' * 100_000, '"a"' + ";a" * 50_000, '"a";r' + "=" * 50_000, "limit=1," * 20_000])
 def test_long_words_cost_little(field):
     quota_in(CIMultiDict({"RateLimit": field}), NOW)
+
+
+@pytest.mark.parametrize("code", ["", "UNAVAILABLE"])
+def test_a_failure_is_one_message_whatever_a_balancer_makes_of_it(code):
+    """Which number it is changes from one attempt to the next, and with it would the status."""
+    body = errors_body(code) if code else b""
+    statuses = (408, 500, 502, 503, 504, 521)
+    messages = {error_of(response(status, body), "quay.io/x:y", "quay.io", now=NOW).message for status in statuses}
+    assert messages == {"quay.io failed with an error of its own"}
+
+
+def test_what_an_error_tells_of_the_host():
+    assert NotFound("x").sign is Sign.ANSWER
+    assert (Unreachable("x").sign, Timeout("x").sign, UnknownName("x").sign) == (Sign.SILENCE,) * 3
+    assert Untrusted("x").sign is Sign.ANSWER
+    assert RateLimited("x", retry_after=1.0).sign is Sign.ANSWER
+    assert Exhausted("x", NOW).sign is Sign.NONE
+    assert Timeout("x", sign=Sign.NONE).sign is Sign.NONE

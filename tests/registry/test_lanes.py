@@ -33,6 +33,8 @@ from imagestreams.registry.errors import (
     Exhausted,
     NotFound,
     RateLimited,
+    Refused,
+    Sign,
     Timeout,
     Unauthorized,
     Unavailable,
@@ -68,7 +70,12 @@ def transport(reference):
 
 def chain(*names, tag="", **changes):
     """A ticket that goes from place to place."""
-    tickets = [ticket(name, tag=tag or "latest", **changes) for name in names]
+    return linked([(name,) for name in names], tag=tag or "latest", **changes)
+
+
+def linked(places, **changes):
+    """The same, where each place is a name and its credentials."""
+    tickets = [ticket(name, *credentials, **changes) for name, *credentials in places]
     fallback = None
     for each in reversed(tickets):
         fallback = replace(each.question, fallback=fallback)
@@ -497,6 +504,21 @@ async def test_a_lane_asks_a_few_at_a_time(start, registries):
     assert len(registries.asked) == 4
 
 
+@pytest.mark.parametrize(("other", "is_same"), [("quay.io:443", True), ("quay.io:8443", False), ("qua.io", False)])
+async def test_the_port_that_https_has_anyway_is_no_other_lane(start, registries, ready, other, is_same):
+    lanes = await start(concurrency=2, failures=1)
+    for name in ("quay.io", other):
+        lanes.submit(WEB, [ticket(f"{name}/acme/web:{tag}", tag=f"{name}-{tag}") for tag in "abc"])
+    await settled()
+    assert len(registries.asked) == (2 if is_same else 4)
+    registries.outcome = Unreachable("no answer")
+    for name in registries.asked[:2]:
+        registries.answer(Unreachable("no answer"), name=name)
+    await settled()
+    deferred = [tag for tag, outcome in outcomes(lanes, WEB).items() if isinstance(outcome, Deferred)]
+    assert len(deferred) == (4 if is_same else 1)
+
+
 async def test_namespaces_take_turns(start, registries):
     lanes = await start(concurrency=1)
     lanes.submit(("big", "one"), [ticket(f"quay.io/big/one:v{number}") for number in range(50)])
@@ -577,13 +599,16 @@ async def test_a_throttled_credential_waits_and_others_do_not(start, registries,
     assert set(outcomes(lanes, API).values()) == {ANSWER}
     assert outcomes(lanes, ("team-c", "x")) == {"1": ANSWER}
     clock.advance(seconds=59)
-    lanes.submit(WEB, [ticket("quay.io/acme/web:c", BOB, ALICE)])  # might come to use Alice's
+    lanes.submit(WEB, [ticket("quay.io/acme/web:c", ALICE)])
     assert outcomes(lanes, WEB)["c"] == Deferred(until, "quay.io asks to wait")
     assert ready.keys[3:] == [WEB]
-    clock.advance(seconds=1)
-    lanes.submit(WEB, [ticket("quay.io/acme/web:d", ALICE)])
+    lanes.submit(WEB, [ticket("quay.io/acme/web:d", ALICE, BOB)])  # the client passes Alice's over
     await ready.until(5)
     assert outcomes(lanes, WEB)["d"] == ANSWER
+    clock.advance(seconds=1)
+    lanes.submit(WEB, [ticket("quay.io/acme/web:e", ALICE)])
+    await ready.until(6)
+    assert outcomes(lanes, WEB)["e"] == ANSWER
 
 
 async def test_anonymous_is_a_credential_of_its_own(start, registries, ready):
@@ -739,6 +764,38 @@ async def test_any_answer_shows_that_a_host_is_there(start, registries, ready):
     assert not any(isinstance(outcome, Deferred) for outcome in outcomes(lanes, WEB).values())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound("write the digest in lower case", sign=Sign.NONE),
+        Refused("h is not contacted", sign=Sign.NONE),
+        Timeout("no time left", sign=Sign.NONE),
+    ],
+)
+async def test_who_never_asked_a_host_says_nothing_of_it(start, registries, ready, clock, error):
+    lanes = await start(concurrency=1, failures=2)
+    asked = 0
+
+    async def ask(outcome):
+        nonlocal asked
+        asked, registries.outcome = asked + 1, outcome
+        lanes.submit(WEB, [ticket(f"dead.example/web:v{asked}")])
+        await ready.until(asked)
+        return outcomes(lanes, WEB)[f"v{asked}"]
+
+    for outcome in (error, error, Unreachable("x"), error, Unreachable("x")):
+        assert isinstance(await ask(outcome), Failed)
+    assert isinstance(await ask(ANSWER), Deferred), "two in a row were silent"
+    clock.advance(seconds=15)
+    assert isinstance(await ask(error), Failed)
+    lanes.submit(API, [ticket(f"dead.example/api:v{number}") for number in range(2)])
+    registries.outcome = None
+    await registries.until_asked(len(registries.asked) + 1)
+    registries.answer(Unreachable("x"))
+    await ready.until(asked + 1)
+    assert {type(outcome) for outcome in outcomes(lanes, API).values()} == {Failed, Deferred}, "it is still silent"
+
+
 async def test_lookups_that_fail_together_open_the_breaker_once(start, registries, ready, clock):
     lanes = await start(concurrency=8, failures=2)
     lanes.submit(WEB, [ticket(f"dead.example/web:v{number}") for number in range(8)])
@@ -792,7 +849,12 @@ async def hold(lanes, registries, ready, host, minutes):
             Failed("Timeout", "b; mirror mirror.example: NotFound", retryable=True),
             id="the source may come back",
         ),
-        pytest.param([3, Timeout("b")], [SOURCE], 3, id="the source is silent: the mirror is asked later"),
+        pytest.param(
+            [3, Timeout("b")],
+            [SOURCE],
+            Failed("Timeout", "b; mirror mirror.example: RateLimited", retryable=True),
+            id="the source is silent, and that is said",
+        ),
         pytest.param(
             [3, NotFound("b")],
             [SOURCE],
@@ -860,8 +922,9 @@ SOON, LATE = Deferred(datetime(2026, 3, 1, tzinfo=UTC), "soon"), Deferred(dateti
         ([SOON, LATE], SOON),
         ([RETRY, LATE], LATE),
         ([FINAL, LATE], LATE),
-        ([LATE, RETRY], LATE),
-        ([SOON, LATE, RETRY], SOON),
+        ([LATE, RETRY], Failed("Timeout", "t; mirror m0: R", retryable=True)),
+        ([SOON, LATE, RETRY], Failed("Timeout", "t; mirror m0: R; mirror m1: R", retryable=True)),
+        ([RETRY, SOON, LATE], SOON),
         ([LATE, FINAL], Failed("NotFound", "n; mirror m0: R", retryable=True)),
         ([RETRY, FINAL], Failed("NotFound", "n; mirror m0: R", retryable=True)),
         ([FINAL, RETRY], Failed("Timeout", "t; mirror m0: R", retryable=True)),
@@ -937,6 +1000,64 @@ async def test_a_request_is_answered_by_later_lookups_at_every_place(start, regi
     registries.answer(NotFound("x"), name=MIRROR)
     await registries.until_asked(3)
     assert registries.asked == [SOURCE, MIRROR, SOURCE]
+
+
+def from_mirror(number):
+    """A mirror and its source on one host, where they want other logins."""
+    places = [(f"quay.io/mirror/a{number}:latest", ALICE), (f"quay.io/acme/a{number}:latest", BOB)]
+    return linked(places, tag=f"a{number}")
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_who_must_wait_at_a_mirror_goes_on_to_the_source_on_the_same_host(start, registries, ready, concurrency):
+    lanes = await start(concurrency=concurrency)
+    lanes.submit(API, [ticket(f"quay.io/acme/plain{n}:latest", ALICE, tag=f"p{n}") for n in range(concurrency)])
+    lanes.submit(WEB, [from_mirror(number) for number in range(20)])
+    await registries.until_asked(concurrency)
+    registries.outcome = ANSWER
+    registries.answer(RateLimited("too many", retry_after=60, fingerprint=ALICE.fingerprint))
+    for _ in range(concurrency - 1):
+        registries.answer()
+    await ready.until(2)
+    assert outcomes(lanes, WEB) == {f"a{number}": ANSWER for number in range(20)}
+    assert not [name for name in registries.asked if "/mirror/" in name], "ALICE was told to wait"
+
+
+async def test_a_next_place_in_the_same_lane_does_not_let_those_go_who_must_wait(start, registries, ready):
+    lanes = await start(concurrency=1)
+    lanes.submit(WEB, [from_mirror(number) for number in range(3)])
+    await registries.until_asked(1)
+    registries.outcome = ANSWER
+    registries.answer(RateLimited("too many", retry_after=60, fingerprint=ALICE.fingerprint))
+    await ready.until(1)
+    assert outcomes(lanes, WEB) == {f"a{number}": ANSWER for number in range(3)}
+    assert [name for name in registries.asked if "/mirror/" in name] == ["quay.io/mirror/a0:latest"]
+
+
+@pytest.mark.parametrize("how", ["forget", "submit"])
+async def test_who_is_told_in_the_midst_of_it_may_change_their_mind(registries, clock, how):
+    """The keys that wait for a host that must not be asked any more are told one after the other."""
+    keys = [("team-a", f"s{number}") for number in range(6)]
+
+    def ready(key):
+        for other in keys if key != keys[0] else ():
+            lanes.forget(other) if how == "forget" else lanes.submit(other, [ticket("h.example/other:b", tag="a")])
+
+    lanes = Lanes(registries.ask, clock=clock, ready=ready, limits=Limits(concurrency=1, settle=3600))
+    running = asyncio.create_task(lanes.run())
+    for key in keys:
+        lanes.submit(key, [ticket(f"quay.io/acme/{key[1]}:a")])
+    await registries.until_asked(1)
+    registries.outcome = ANSWER
+    registries.answer(RateLimited("too many", retry_after=60))
+    await settled()
+    assert not running.done()
+    for key in keys:
+        lanes.forget(key)
+    await settled()
+    assert_nothing_is_kept(lanes)
+    await lanes.close()
+    await running
 
 
 async def test_a_slow_mirror_delays_only_those_who_ask_it(start, registries, ready):
@@ -1532,9 +1653,9 @@ RESULTS = [
     ANSWER,
     NotFound("x"),
     Unreachable("x"),
-    RateLimited("x", retry_after=60),
+    lambda who: RateLimited("x", retry_after=60, fingerprint=who),
     Unavailable("x"),
-    Exhausted("x", datetime(2026, 3, 1, 12, 1, tzinfo=UTC)),
+    lambda who: Exhausted("x", datetime(2026, 3, 1, 12, 1, tzinfo=UTC), fingerprint=who),
 ]
 
 operations = st.one_of(
@@ -1581,7 +1702,9 @@ async def play(script):
             wanted[key].update({each.tag: each for each in tickets})
         elif name == "answer" and registries._waiting:
             number, result = arguments
-            _, waiter = registries._waiting.pop(number % len(registries._waiting))
+            asked, waiter = registries._waiting.pop(number % len(registries._waiting))
+            if callable(result):
+                result = result(asked.credentials[0].fingerprint if asked.credentials else "")
             waiter.set_exception(result) if isinstance(result, Exception) else waiter.set_result(result)
         elif name == "forget":
             lanes.forget(arguments[0])
@@ -1630,3 +1753,47 @@ def check_limits(registries, lanes):
     # Nothing waits for a turn that could have it.
     if queued:
         assert under_way
+
+
+LOGINS = [(), (ALICE,), (BOB,)]
+of_one_host = st.lists(st.sampled_from(LOGINS), min_size=1, max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 3), st.lists(of_one_host, min_size=1, max_size=16), st.lists(st.sampled_from(RESULTS)))
+def test_places_on_one_host_are_asked_in_turn_and_none_with_a_login_that_must_wait(concurrency, chains, results):
+    asyncio.run(crowd(concurrency, chains, results))
+
+
+async def crowd(concurrency, chains, results):
+    registries, ready = Registries(), Ready()
+    limits = Limits(concurrency=concurrency, settle=3600, failures=2)
+    lanes = Lanes(registries.ask, clock=Clock(), ready=ready, limits=limits)
+    running = asyncio.create_task(lanes.run())
+    keys = [(f"team-{number % 3}", str(number)) for number in range(len(chains))]
+    for key, logins in zip(keys, chains, strict=True):
+        places = [(f"h.example/m{place}/s{key[1]}:t", *login) for place, login in enumerate(logins)]
+        lanes.submit(key, [linked(places, tag="t")])
+    told, results = set(), iter(results)
+    await settled()
+    while registries._waiting:
+        asked, waiter = registries._waiting.pop(0)
+        before = [question for question, _ in registries._waiting]
+        who, result = asked.credentials, next(results, ANSWER)
+        if callable(result):
+            result = result(who[0].fingerprint if who else "")
+        if isinstance(result, RateLimited):
+            told.add(who)
+        waiter.set_exception(result) if isinstance(result, Exception) else waiter.set_result(result)
+        await settled()
+        begun = [question for question, _ in registries._waiting if question not in before]
+        assert not any(question.credentials in told for question in begun)
+        assert not running.done()
+        assert len(registries._waiting) <= concurrency
+    assert all(lanes.peek(key) for key in keys)
+    for key in keys:
+        lanes.acknowledge(key, lanes.peek(key))
+    assert set(ready.keys) == set(keys)
+    assert_nothing_is_kept(lanes)
+    await lanes.close()
+    await running

@@ -481,3 +481,26 @@ def test_whatever_is_told_nothing_is_held_for_more_than_some_hours(steps):
         until = quota.held_until(host, fingerprint, is_pull=True)
         # An hour from when it was said; the clock may have been set back since.
         assert until is None or timedelta() < until - now <= HOUR + timedelta(seconds=30 * 10_000)
+
+
+# --- two names of one host --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listed", [QUAY, f"{QUAY}:443"])
+def test_the_port_that_https_has_anyway_is_no_other_host(quota, rules, listed):
+    rules.set(listed, requests=Rate(2, MINUTE), pulls=Rate(2, HOUR))
+    for host in (QUAY, f"{QUAY}:443"):
+        quota.begin(host)
+        pull(quota, host)
+    for host in (QUAY, f"{QUAY}:443"):
+        assert quota.ready_at(host) is not None
+        assert quota.held_until(host, "", is_pull=True) is not None
+        with pytest.raises(Exhausted, match=f"^{host} allows"):
+            quota.check(host, "", is_pull=True)
+    assert quota.held_until(f"{QUAY}:8443", "", is_pull=True) is None
+
+
+def test_what_a_host_says_it_has_left_counts_under_both_names(quota, told):
+    learn(quota, f"{QUAY}:443", is_pull=False, RateLimit_Remaining="0", RateLimit_Reset="60")
+    assert quota.held_until(QUAY, "", is_pull=False) is not None
+    assert told == [(f"{QUAY}:443", "anonymous", 0)]
