@@ -20,20 +20,69 @@ import structlog
 
 from imagestreams import metrics
 from imagestreams.core.following import Streams, no_streams
-from imagestreams.core.importing import Plan, Progress, overdue, plan_import, tickets_of, withdrawn
+from imagestreams.core.importing import (
+    Plan,
+    Progress,
+    overdue,
+    plan_import,
+    revised,
+    tickets_of,
+    unwelcome_tags,
+    withdrawn,
+)
 from imagestreams.core.keychain import Entry
 from imagestreams.core.lookup import Answer, Deferred, Failed, Lookup, Resolved, Ticket
 from imagestreams.core.merging import LOOK_AGAIN, TagFailed, TagMoved, Transition, Update, merge_status
-from imagestreams.core.stream import ImageStream, ObjectKey, Status
-from imagestreams.core.wish import ImportRules, followed_streams, interval_of
+from imagestreams.core.stream import ImageStream, ObjectKey, Status, encode
+from imagestreams.core.wish import ImportRules, Wishes, followed_streams, interval_of
 from imagestreams.kube.imagestreams import ObjectTooLarge
 from imagestreams.registry.lanes import Lanes
 
 log = structlog.get_logger(__name__)
 
 _LEAST_BUDGET = 16 << 10
-_SLOT_COUNTS = 3600.0  # seconds
+_SMALL_FOR = timedelta(hours=1)  # how long a budget stays small that the API server asked for
+_SLOT_COUNTS = timedelta(hours=1)
 _REVIEWS = 8  # rights asked for at a time
+_MOST_REVIEWS = 64  # of one stream in LOOK_AGAIN: whoever names thousands of streams must not occupy the API server
+_REVIEW_FLOOR = timedelta(seconds=10)  # between two questions for one right, whatever changes
+_REVIEW_CAP = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class _Small:
+    """A budget (bytes of status) below the settings': the spec takes much of what etcd has for the stream. It counts
+    for a while, or until the spec is smaller than it was.
+    """
+
+    budget: int
+    since: datetime
+    spec: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Denial:
+    """A right that was not given: when that was, until when it is not asked for again unless something here is another
+    by then, and how many times in a row so.
+    """
+
+    since: datetime
+    until: datetime
+    here: tuple[str, ...]
+    times: int = 1
+
+    def again(self, here: tuple[str, ...]) -> datetime:
+        """When to ask again."""
+        return self.until if here == self.here else self.since + _REVIEW_FLOOR
+
+
+@dataclass(slots=True)
+class _Reviews:
+    """How many rights were asked for since a moment, and when to ask for those that had to wait."""
+
+    since: datetime | None = None
+    count: int = 0
+    again: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -41,19 +90,15 @@ class _Memory:
     """What is known of a stream beyond its status; see `core.importing.TagProgress`."""
 
     uid: str
-    budget: int  # bytes of status; less than the settings' for a stream whose spec takes much of what etcd has for it
     interval: timedelta
+    small: _Small | None = None
     progress: Progress = field(default_factory=dict)
+    wishes: Wishes = field(default_factory=Wishes)
     denied: dict[ObjectKey, _Denial] = field(default_factory=dict)
+    reviews: _Reviews = field(default_factory=_Reviews)
+    hints: frozenset[str] = frozenset()  # tags to be asked for once more, by the rules that are new
     is_outdated: bool = False  # what is under way was asked by other rules
-
-
-@dataclass(frozen=True, slots=True)
-class _Denial:
-    """A right that was not given: until when that is not asked again, unless something here is another by then."""
-
-    until: datetime
-    here: tuple[str, ...]
+    asking: frozenset[str] = frozenset()  # tags for which credentials are being read
 
 
 class Importer:
@@ -102,12 +147,13 @@ class Importer:
             try:
                 stream = await self._publish(stream, update.stream.status)
             except ObjectTooLarge:
-                memory.budget = max(memory.budget * 2 // 3, _LEAST_BUDGET)
+                budget = max(self._budget(stream, memory) * 2 // 3, _LEAST_BUDGET)
+                memory.small = _Small(budget, self._clock(), _spec_size(stream))
                 raise
         self._lanes.acknowledge(stream.key, answers)
         memory.progress = update.progress
         self._tell(stream, answers, update)
-        moments = (await self._ask(stream, memory, hints), update.look_again)
+        moments = (await self._ask(stream, memory, hints), update.look_again, memory.reviews.again)
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _remembered(self, stream: ImageStream) -> _Memory:
@@ -115,20 +161,41 @@ class Importer:
         memory, interval = self._memory.get(stream.key), interval_of(stream, self._rules)
         if memory is None or memory.uid != stream.metadata.uid:
             self._lanes.forget(stream.key)
-            memory = self._memory[stream.key] = _Memory(stream.metadata.uid, self._rules.status_budget, interval)
+            memory = self._memory[stream.key] = _Memory(stream.metadata.uid, interval)
         memory.interval = interval
-        if memory.is_outdated or stream.is_suspended:
+        if memory.is_outdated:
             self._lanes.forget(stream.key)
-            memory.progress, memory.is_outdated = withdrawn(memory.progress), False
+            memory.progress, memory.is_outdated = revised(memory.progress), False
+            memory.hints |= unwelcome_tags(stream, memory.progress)
+        elif stream.is_suspended:
+            self._lanes.forget(stream.key)
+            memory.progress = withdrawn(memory.progress)
         return memory
 
+    def _budget(self, stream: ImageStream, memory: _Memory) -> int:
+        """How many bytes the status may have."""
+        small = memory.small
+        if small is not None and (self._clock() - small.since >= _SMALL_FOR or _spec_size(stream) < small.spec):
+            small = memory.small = None
+        return min(self._rules.status_budget, small.budget) if small else self._rules.status_budget
+
     async def _merged(self, stream: ImageStream, answers: tuple[Answer, ...], memory: _Memory) -> Update:
-        rules, now = replace(self._rules, status_budget=memory.budget), self._clock()
+        rules, now = replace(self._rules, status_budget=self._budget(stream, memory)), self._clock()
         asked: frozenset[ObjectKey] = frozenset()
         allowed: frozenset[ObjectKey] = frozenset()
+        unasked: frozenset[ObjectKey] = frozenset()
+        memory.reviews.again = None
         while True:
             update = merge_status(
-                stream, answers, memory.progress, now=now, rules=rules, streams=self._streams, may_pull=allowed
+                stream,
+                answers,
+                memory.progress,
+                now=now,
+                rules=rules,
+                streams=self._streams,
+                may_pull=allowed,
+                unasked=unasked,
+                wishes=memory.wishes,
             )
             # What the others have may change while we ask.
             missing = update.rights - asked
@@ -136,15 +203,16 @@ class Importer:
                 memory.denied = {key: denial for key, denial in memory.denied.items() if key in update.rights}
                 return update
             asked |= missing
-            allowed |= await self._allowed(stream, memory, missing, now)
+            some, put_off = await self._allowed(stream, memory, missing, now)
+            allowed, unasked = allowed | some, unasked | put_off
 
     async def _allowed(
         self, stream: ImageStream, memory: _Memory, keys: frozenset[ObjectKey], now: datetime
-    ) -> frozenset[ObjectKey]:
-        """Those of the streams that the stream's namespace may pull from. A denial counts for a while, or until
-        something changes in one of the two.
+    ) -> tuple[frozenset[ObjectKey], frozenset[ObjectKey]]:
+        """Those of the streams that the stream's namespace may pull from, and those of which that could not be asked
+        yet. A denial counts for a while, each time a longer one, or until something changes in one of the two.
         """
-        meta = stream.metadata
+        meta, reviews, denied = stream.metadata, memory.reviews, memory.denied
         here = {
             key: (
                 str(meta.generation),
@@ -153,34 +221,60 @@ class Importer:
             )
             for key in keys
         }
-        due = sorted(
-            key
-            for key in keys
-            if (denial := memory.denied.get(key)) is None or denial.until <= now or denial.here != here[key]
+        moments = {key: denied[key].again(here[key]) if key in denied else now for key in keys}
+        # First what was never asked for, then what waits for longest.
+        due = sorted((key for key in keys if moments[key] <= now), key=lambda key: (key in denied, moments[key], key))
+        if reviews.since is None or now - reviews.since >= LOOK_AGAIN:
+            reviews.since, reviews.count = now, 0
+        asked = due[: max(0, _MOST_REVIEWS - reviews.count)]
+        unasked = frozenset(due[len(asked) :])
+        waiting = [moment for key, moment in moments.items() if moment > now and denied[key].here != here[key]]
+        reviews.again = min(
+            filter(None, (reviews.again, *waiting, reviews.since + LOOK_AGAIN if unasked else None)), default=None
         )
-        allowed: set[ObjectKey] = set()
-        for begin in range(0, len(due), _REVIEWS):
-            some = due[begin : begin + _REVIEWS]
-            rights = await asyncio.gather(*(self._may_pull(meta.namespace, key) for key in some))
-            allowed |= {key for key, has_right in zip(some, rights, strict=True) if has_right}
-        for key in due:
-            memory.denied.pop(key, None)
+        allowed = await self._reviewed(meta.namespace, asked)
+        reviews.count += len(asked)
+        for key in asked:
+            before = denied.pop(key, None)
             if key not in allowed:
-                memory.denied[key] = _Denial(now + LOOK_AGAIN, here[key])
+                times = before.times + 1 if before is not None and before.here == here[key] else 1
+                wait = min(LOOK_AGAIN * (1 << min(times - 1, 16)), _REVIEW_CAP)
+                denied[key] = _Denial(now, now + wait, here[key], times)
+        return allowed, unasked
+
+    async def _reviewed(self, namespace: str, keys: list[ObjectKey]) -> frozenset[ObjectKey]:
+        """Those of the streams that the namespace may pull from."""
+        allowed: set[ObjectKey] = set()
+        for begin in range(0, len(keys), _REVIEWS):
+            some = keys[begin : begin + _REVIEWS]
+            rights = await asyncio.gather(*(self._may_pull(namespace, key) for key in some))
+            allowed |= {key for key, has_right in zip(some, rights, strict=True) if has_right}
         return frozenset(allowed)
 
     async def _ask(self, stream: ImageStream, memory: _Memory, hints: frozenset[str]) -> datetime | None:
         plan = plan_import(
-            stream, memory.progress, now=self._clock(), rules=self._rules, hints=hints, watermark=self._watermark
+            stream,
+            memory.progress,
+            now=self._clock(),
+            rules=self._rules,
+            hints=hints | memory.hints,
+            watermark=self._watermark,
+            wishes=memory.wishes,
         )
         memory.progress = plan.progress
+        if not stream.is_suspended:
+            memory.hints = frozenset()
         if plan.due:
             await self._submit(stream, memory, plan)
         return plan.look_again
 
     async def _submit(self, stream: ImageStream, memory: _Memory, plan: Plan) -> None:
         # Also where none may be sent: a denial then says that there was one.
-        entries = await self._credentials(stream)
+        memory.asking = frozenset(due.tag for due in plan.due)
+        try:
+            entries = await self._credentials(stream)
+        finally:
+            memory.asking = frozenset()
         tickets, memory.progress = tickets_of(stream, plan, entries, self._rules)
         self._lanes.submit(stream.key, tickets)
         log.debug("asked", namespace=stream.metadata.namespace, imagestream=stream.metadata.name, tags=len(tickets))
@@ -199,8 +293,15 @@ class Importer:
         for memory in self._memory.values():
             memory.is_outdated = memory.is_outdated or rules != self._rules
             if rules.status_budget != self._rules.status_budget:
-                memory.budget = rules.status_budget
+                memory.small = None
         self._rules = rules
+
+    def under_way(self, key: ObjectKey) -> frozenset[str]:
+        """The stream's tags (or REPOSITORY) that are being asked for, or whose answer is not in its status yet."""
+        memory = self._memory.get(key)
+        if memory is None:
+            return frozenset()
+        return memory.asking | {tag for tag, each in memory.progress.items() if each.asked}
 
     def followers(self, key: ObjectKey) -> frozenset[ObjectKey]:
         """The streams that follow a tag of this one, or have an image of it; to be enqueued when it changes."""
@@ -227,13 +328,14 @@ class Importer:
     def oldest_unserved(self) -> datetime | None:
         """The begin of the oldest polling slot that is still to be served; None when none is.
 
-        A slot counts for an hour: a stream that cannot be written, or a registry that stays away, must not make a
-        successor ask for everything that was served since.
+        A slot counts for an hour, or for the stream's interval if that is longer: a stream that cannot be written, or a
+        registry that stays away, must not make a successor ask for everything that was served since.
         """
-        since = self._clock().timestamp() - _SLOT_COUNTS
-        unserved = (tag.unserved for memory in self._memory.values() for tag in memory.progress.values())
-        oldest = min((slot for slot in unserved if slot >= since), default=None)
-        return datetime.fromtimestamp(oldest, UTC) if oldest is not None else None
+        now, unserved = self._clock(), list[int]()
+        for memory in self._memory.values():
+            since = (now - max(_SLOT_COUNTS, memory.interval)).timestamp()
+            unserved += [slot for tag in memory.progress.values() if (slot := tag.unserved) >= since]
+        return datetime.fromtimestamp(min(unserved), UTC) if unserved else None
 
     def _tell(self, stream: ImageStream, answers: tuple[Answer, ...], update: Update) -> None:
         tickets = {answer.ticket.tag: answer.ticket for answer in answers}
@@ -254,6 +356,11 @@ class Importer:
                 reasons=sorted({step.reason for step in update.transitions if isinstance(step, TagFailed)}),
                 written=update.is_changed,
             )
+
+
+def _spec_size(stream: ImageStream) -> int:
+    """How many bytes the spec has."""
+    return len(encode(stream.spec)) if stream.spec else 0
 
 
 def _noticed_by(ticket: Ticket | None) -> str:

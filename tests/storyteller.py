@@ -149,7 +149,8 @@ class Storyteller:
 
         self._process.push_async_callback(end)
         async with asyncio.timeout(_PATIENCE):
-            while self._controller._importer is None:
+            # What falls due is measured from the first look at each stream: it must not come after a later `advance`.
+            while self._controller._importer is None or self._controller._unplanned:
                 assert not running.done(), running.exception()
                 await asyncio.sleep(0.005)
 

@@ -14,18 +14,20 @@ import pytest
 
 from imagestreams.core.keychain import Entry
 from imagestreams.core.lookup import Listed, Listing, Lookup, Question, Resolved, Served
-from imagestreams.core.merging import LOOK_AGAIN, Transition
+from imagestreams.core.merging import LOOK_AGAIN, TagMoved, Transition
 from imagestreams.core.policy import HostRule, Policy
 from imagestreams.core.stream import ImageStream, ObjectKey, Status, StatusTag, TagEvent, encode
 from imagestreams.core.wish import ImportRules
 from imagestreams.imports import Importer
 from imagestreams.kube.imagestreams import ObjectTooLarge
+from imagestreams.registry.errors import Exhausted, Unauthorized, Unavailable
 from imagestreams.registry.lanes import Lanes, Limits
 from tests.core.streams import digest, edited, follower, pinned, stored, stream, tag
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 ROOM = 100_000
 BASE = ObjectKey("shared", "base")
+FLOOR = timedelta(seconds=10)
 
 Answered = Resolved | Listed
 
@@ -164,12 +166,111 @@ async def test_a_denial_is_asked_about_again_after_a_while_or_when_something_cha
         await installation.round(CONSUMER.key)
         assert len(installation.reviews) == 2
         installation.add(base("b", "a", version="2"))
+        assert await installation.round(CONSUMER.key) == installation.now + FLOOR, "not at once again"
+        installation.now += FLOOR
         await installation.round(CONSUMER.key)
         assert len(installation.reviews) == 3
+        installation.now += FLOOR
         installation.add(edited(installation.streams[CONSUMER.key], refresh="n1"))
         installation.rights.add(("team", BASE))
         await installation.round(CONSUMER.key)
         assert (newest(installation), len(installation.reviews)) == (digest("b"), 4)
+
+
+async def test_a_denial_that_is_repeated_is_asked_about_ever_less_often():
+    async with running(served("a")) as installation:
+        installation.add(CONSUMER, base("a"))
+        waits, last = [], installation.now
+        await installation.round(CONSUMER.key)
+        while len(installation.reviews) < 8:
+            before = len(installation.reviews)
+            installation.now += LOOK_AGAIN
+            assert await installation.round(CONSUMER.key) == installation.now + LOOK_AGAIN
+            if len(installation.reviews) > before:
+                waits.append((installation.now - last) / LOOK_AGAIN)
+                last = installation.now
+        assert waits == [1, 2, 4, 8, 15, 15, 15]
+        installation.add(base("b", "a", version="2"))
+        await installation.round(CONSUMER.key)
+        installation.now += FLOOR
+        await installation.round(CONSUMER.key)
+        assert len(installation.reviews) == 9, "a change ends the wait"
+        installation.now += LOOK_AGAIN
+        await installation.round(CONSUMER.key)
+        assert len(installation.reviews) == 10, "and it begins anew"
+
+
+async def test_a_right_that_nothing_needs_any_more_is_forgotten():
+    async with running(served("a")) as installation:
+        installation.add(CONSUMER, base("a"))
+        await installation.round(CONSUMER.key)
+        assert installation.importer._memory[CONSUMER.key].denied.keys() == {BASE}
+        installation.add(edited(installation.streams[CONSUMER.key], tag()))
+        await installation.round(CONSUMER.key)
+        assert installation.importer._memory[CONSUMER.key].denied == {}
+
+
+def many(count: int, *letters: str, version: str = "1") -> list[ImageStream]:
+    """Streams of another namespace."""
+    found = []
+    for number in range(count):
+        one = base(*letters)
+        meta = msgspec.structs.replace(one.metadata, name=f"s{number:03}", resource_version=version)
+        found.append(msgspec.structs.replace(one, metadata=meta))
+    return found
+
+
+async def test_of_a_stream_that_names_many_a_few_are_asked_about_at_a_time():
+    count = 150
+    async with running(served("a")) as installation:
+        consumer = stream(
+            *(follower(f"t{number:03}", f"s{number:03}:1", namespace="shared") for number in range(count))
+        )
+        installation.add(consumer, *many(count, "a"))
+        installation.rights |= {("team", other.key) for other in many(count)}
+
+        def imported(letter: str) -> int:
+            return sum(newest(installation, consumer.key, f"t{n:03}") == digest(letter) for n in range(count))
+
+        for _ in range(3):  # others change the stream all the time
+            assert await installation.round(consumer.key) == installation.now + LOOK_AGAIN
+            assert (len(installation.reviews), imported("a")) == (64, 64)
+        said = installation.streams[consumer.key].status_tag("t149")
+        assert said is not None
+        assert said.outcome is not None
+        assert said.outcome.reason == "TagNotFound", "in the words for what is absent"
+        for expected in (128, 150):
+            installation.now += LOOK_AGAIN
+            await installation.round(consumer.key)
+            assert (len(installation.reviews), imported("a")) == (expected, expected)
+        # All move: those that had to wait keep what they have, and nothing is said of them.
+        installation.now += LOOK_AGAIN
+        installation.add(*many(count, "b", "a", version="2"))
+        installation.heard.clear()
+        await installation.round(consumer.key)
+        assert (imported("b"), imported("a")) == (64, 86)
+        assert {type(step) for step in installation.heard} == {TagMoved}
+        for _ in range(2):
+            installation.now += LOOK_AGAIN
+            await installation.round(consumer.key)
+        assert imported("b") == count
+        assert await installation.round(consumer.key) is None
+
+
+async def test_who_was_never_asked_about_comes_first():
+    """Denials do not keep those behind them from being asked about."""
+    count = 100
+    async with running(served("a")) as installation:
+        consumer = stream(
+            *(follower(f"t{number:03}", f"s{number:03}:1", namespace="shared") for number in range(count))
+        )
+        installation.add(consumer, *many(count, "a"))
+        for _ in range(2):
+            await installation.round(consumer.key)
+            installation.now += LOOK_AGAIN
+        asked = [key.name for _, key in installation.reviews]
+        assert len(set(asked)) == count
+        assert len(asked) == 128
 
 
 async def test_the_streams_own_namespace_is_never_asked_about():
@@ -344,6 +445,92 @@ async def test_a_repository_goes_through_the_lanes():
         assert installation.credentials_of == ["app", "app"], "asked by stream, once for each portion"
 
 
+async def test_other_rules_lose_neither_a_retry_nor_what_the_old_ones_refused():
+    """An administrator's edit of another host comes while the retry is being asked."""
+    gate, failing = asyncio.Event(), [True]
+
+    async def shaky(question: Question) -> Answered:
+        if failing:
+            raise Unavailable("quay.io failed (503)")
+        await gate.wait()
+        return await served("a")(question)
+
+    async with running(shaky) as installation:
+        present = stream(tag("a"), tag("b", "ghcr.io/x:1"))
+        installation.add(present)
+        installation.importer.use(ImportRules(policy=Policy(hosts={}, blocked=("ghcr.io",))))
+        await installation.round(present.key)
+        await installation.answered(present.key)
+        again = await installation.round(present.key)
+        assert again is not None
+        failing.clear()
+        installation.now = again
+        await installation.round(present.key)
+        assert installation.lanes.pending(present.key) == {"a"}
+        installation.importer.use(ImportRules())
+        await installation.round(present.key)
+        if "b" not in installation.lanes.pending(present.key):
+            installation.now += timedelta(seconds=10)
+            await installation.round(present.key)
+        assert installation.lanes.pending(present.key) == {"a", "b"}
+        gate.set()
+        await installation.answered(present.key, 2)
+        await installation.round(present.key)
+        assert [newest(installation, present.key, name) for name in "ab"] == [digest("a")] * 2
+
+
+async def test_what_other_rules_may_allow_is_asked_for_although_a_write_fails():
+    async def denying(_: Question) -> Answered:
+        raise Unauthorized("quay.io wants a login")
+
+    async with running(denying) as installation:
+        present = stream(tag(), follower("x", "latest"))
+        installation.add(present)
+        await installation.round(present.key)
+        await installation.answered(present.key)
+        assert await installation.round(present.key) is None
+        publish = installation.importer._publish
+
+        async def away(_: ImageStream, __: Status) -> ImageStream:
+            raise ConnectionError("the API server is away")
+
+        installation.importer._publish = away
+        installation.now += timedelta(minutes=1)
+        installation.importer.use(ImportRules(interval=timedelta(minutes=5)))
+        installation.add(edited(installation.streams[present.key], tag(), tag("x", "no image::")))
+        with pytest.raises(ConnectionError):
+            await installation.round(present.key)
+        installation.importer._publish = publish
+        await installation.round(present.key)
+        assert installation.lanes.pending(present.key) == {"latest"}
+
+
+@pytest.mark.parametrize(
+    ("interval", "hours", "counts"),
+    [("15m", 0.5, True), ("15m", 2, False), ("24h", 2, True), ("24h", 23, True), ("24h", 25, False)],
+)
+async def test_a_slot_that_is_put_off_counts_for_its_interval(interval: str, hours: float, counts: bool):
+    async with running(served("a")) as installation:
+        present = stream(tag(scheduled=True), interval=interval)
+        installation.add(present)
+        await installation.round(present.key)
+        await installation.answered(present.key)
+        again = await installation.round(present.key)
+        assert again is not None
+        installation.now = begin = again
+        assert installation.importer.oldest_unserved() is None
+
+        async def away(_: Question) -> Answered:
+            raise Exhausted("quay.io", begin + timedelta(days=3))
+
+        installation._registry = away
+        await installation.round(present.key)
+        await installation.answered(present.key)
+        await installation.round(present.key)
+        installation.now = begin + timedelta(hours=hours)
+        assert (installation.importer.oldest_unserved() == begin) == counts
+
+
 async def test_overdue_tags_are_counted_by_host():
     gate = asyncio.Event()
 
@@ -399,3 +586,73 @@ async def test_a_status_that_does_not_fit_is_made_smaller_until_it_does():
             pytest.fail(f"never small enough: {sizes}")
 
     assert sizes[0] > ROOM >= sizes[-1]
+
+
+class Etcd:
+    """Takes a stream of so many bytes, and keeps it."""
+
+    def __init__(self, installation: Installation, room: int) -> None:
+        self.installation, self.room, self.refused = installation, room, 0
+
+    async def publish(self, old: ImageStream, status: Status) -> ImageStream:
+        if len(encode(old.spec)) + len(encode(status)) > self.room:  # type: ignore[arg-type]
+            self.refused += 1
+            raise ObjectTooLarge("etcdserver: request is too large")
+        written = self.installation.streams[old.key] = stored(old, status)
+        return written
+
+    async def settle(self, key: ObjectKey) -> int:
+        """Rounds until one is written; returns how many tags the status has."""
+        installation = self.installation
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await installation.round(key)
+                except ObjectTooLarge:
+                    continue
+                if not installation.lanes.pending(key):
+                    status = installation.streams[key].status
+                    return len((status and status.tags) or ())
+                await installation.answered(key)
+
+
+@pytest.mark.parametrize("how", ["time", "a smaller spec", "settings", "nothing"])
+async def test_a_status_that_was_made_smaller_grows_again(how: str):
+    tags = [tag(f"t{number:03}", f"quay.io/acme/app-{number}:1") for number in range(200)]
+    async with running(served("a")) as installation:
+        etcd = Etcd(installation, ROOM)
+        installation.importer._publish = etcd.publish
+        installation.add(stream(*tags))
+        key = ObjectKey("team", "app")
+        recorded = await etcd.settle(key)
+        assert 0 < recorded < len(tags)
+        assert etcd.refused > 0
+        etcd.room, etcd.refused = 10 * ROOM, 0
+        match how:
+            case "time":
+                installation.now += timedelta(hours=1)
+            case "a smaller spec":
+                installation.now += timedelta(minutes=20)
+                installation.add(edited(installation.streams[key], *tags[:-1]))
+            case "settings":
+                installation.now += timedelta(minutes=20)
+                installation.importer.use(ImportRules(status_budget=2 << 20))
+            case _:
+                installation.now += timedelta(minutes=20)
+                installation.importer.use(ImportRules(interval=timedelta(minutes=10)))
+        grown = await etcd.settle(key)
+        assert etcd.refused == 0
+        assert grown == (recorded if how == "nothing" else len(tags) - (how == "a smaller spec"))
+
+
+async def test_settings_may_make_a_small_status_smaller_still():
+    async with running(served("a")) as installation:
+        etcd = Etcd(installation, ROOM)
+        installation.importer._publish = etcd.publish
+        installation.add(stream(*(tag(f"t{number:03}", f"quay.io/acme/app-{number}:1") for number in range(200))))
+        key = ObjectKey("team", "app")
+        recorded = await etcd.settle(key)
+        memory = installation.importer._memory[key]
+        installation.importer.use(ImportRules(status_budget=20_000))
+        assert installation.importer._budget(installation.streams[key], memory) == 20_000
+        assert await etcd.settle(key) == recorded, "what is recorded is never dropped"

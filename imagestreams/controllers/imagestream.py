@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from imagestreams.core.importing import REPOSITORY
+from imagestreams.core.importing import DENIALS, failed_tags
 from imagestreams.core.merging import (
     RepositoryFailed,
     RepositoryImported,
@@ -16,7 +16,7 @@ from imagestreams.core.merging import (
     TagRecovered,
     Transition,
 )
-from imagestreams.core.stream import REPOSITORY_IMPORTED, ImageStream, ObjectKey, Status
+from imagestreams.core.stream import ImageStream, ObjectKey
 from imagestreams.imports import Importer
 from imagestreams.kube.events import EventType
 
@@ -67,14 +67,8 @@ def event_of(transition: Transition) -> tuple[EventType, str, str]:
             return "Warning", "ImportFailed", f"repository {repository}: {reason}: {message}"
 
 
-_DENIALS = frozenset({"Unauthorized", "Forbidden"})
-
-
 def denied_tags(stream: ImageStream) -> frozenset[str]:
     """The tags that failed for want of credentials, and REPOSITORY where its listing did: worth another try when a pull
     secret of the namespace changes.
     """
-    status = stream.status or Status()
-    denied = {tag.tag for tag in status.tags or () if tag.outcome and tag.outcome.reason in _DENIALS}
-    listing = status.condition(REPOSITORY_IMPORTED)
-    return frozenset(denied | ({REPOSITORY} if listing and listing.reason in _DENIALS else set()))
+    return failed_tags(stream, DENIALS)

@@ -153,7 +153,7 @@ class TriggerReconciler:
         if stream is None:
             return None
         try:
-            return latest_image(stream, istag.tag)
+            return latest_image(stream, istag.tag, self._streams.get)
         except InvalidReference as error:
             place = {"namespace": istag.namespace, "imagestream": istag.stream, "tag": istag.tag}
             log.warning("tag has no usable image", **place, reason=str(error))

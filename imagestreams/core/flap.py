@@ -4,6 +4,8 @@ A stale replica, a lagging mirror or a cache answers with yesterday's digest, th
 follower would be rolled out back and forth. Somebody who moves a tag back means it, and one who does it twice may; a
 tag that returns to digests it had left more often than that, within a window, is kept at the newer one, until the
 registry has given one and the same answer for as long as the window.
+
+A digest that the tag never had is newer than all and no stale answer: it is recorded at once, and guarded in turn.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Steady:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`keep`: the newest item stays, whatever was answered. `steady` is to be handed in with the next answer."""
+    """`keep`: the newest item stays, whatever was answered. `steady` is to be handed in with the next answer; while
+    there is one, the tag is guarded.
+    """
 
     keep: bool
     steady: Steady | None = None
@@ -56,21 +60,23 @@ def judge(
         items: the tag's history, newest first.
         image: the digest that was answered.
         steady: of the verdict before, if that is remembered.
-        was_flapping: whether the tag is being kept since an earlier answer.
+        was_flapping: whether the tag is being kept since an earlier answer. It may be guarded without, by `steady`: the
+            newest item is believed then, and what is older than it is not.
         now: aware.
         window: how near to each other returns must be to count; zero switches the guard off.
     """
     if not items or window <= timedelta():
         return Verdict(keep=False)
-    if not was_flapping:
+    if not was_flapping and (steady is None or now - steady.since >= window):
         is_return = image != items[0].image and any(item.image == image for item in _recent(items, now, window))
-        if not is_return or _returns(items, now, window) < FREE_RETURNS:
-            return Verdict(keep=False)
-        return Verdict(_is_older(items, image), Steady(image, now))
+        is_flapping = is_return and _returns(items, now, window) >= FREE_RETURNS and _is_older(items, image)
+        return Verdict(keep=True, steady=Steady(image, now)) if is_flapping else Verdict(keep=False)
+    if all(item.image != image for item in items):
+        return Verdict(keep=False, steady=Steady(image, now))
     steady = steady.after(image, now) if steady else Steady(image, now)
     if steady.answers >= _ONE_MIND and now - steady.since >= window:
         return Verdict(keep=False)
-    return Verdict(keep=True, steady=steady)
+    return Verdict(keep=was_flapping or image != items[0].image, steady=steady)
 
 
 def _recent(items: Sequence[TagEvent], now: datetime, window: timedelta) -> Sequence[TagEvent]:

@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from imagestreams.core.reference import ImageReference, InvalidReference
-from imagestreams.core.stream import ImageStream, Istag, ObjectKey, StatusTag, TagEvent, TagReference, followed_tag
+from imagestreams.core.stream import (
+    MAX_HOPS,
+    ImageStream,
+    Istag,
+    ObjectKey,
+    StatusTag,
+    TagEvent,
+    TagReference,
+    followed_tag,
+    is_reference,
+)
 
 Streams = Callable[[ObjectKey], ImageStream | None]
 """The store of streams."""
-
-MAX_HOPS = 64
-"""How many tags of other streams may lie between a tag and the one at the end."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -39,6 +46,7 @@ class Chains:
     def __init__(self, stream: ImageStream, streams: Streams) -> None:
         self._stream, self._streams = stream, streams
         self._specs: dict[ObjectKey, dict[str, TagReference]] = {}
+        self._seen: set[ObjectKey] = set()
         self._circular: dict[Istag, bool] = {}
         self._too_far: set[Istag] = set()
 
@@ -71,17 +79,9 @@ class Chains:
         begin = path[node] if node in path else len(path)
         self._circular.update({member: number >= begin for member, number in path.items()})
 
-    def is_reference(self, tag: Istag) -> bool:
-        """Whether spec says of a tag, or of the tag at the end of its chain, that it is a pull spec and no more."""
-        passed: set[Istag] = set()
-        node: Istag | None = tag
-        while node is not None and node not in passed and len(passed) <= MAX_HOPS:
-            passed.add(node)
-            found = self._spec(node)
-            if found is not None and found.reference:
-                return True
-            node = self._next(node)
-        return False
+    def is_reference(self, tag: str) -> bool:
+        """Whether spec says of the tag of this stream that it is a pull spec and no more."""
+        return is_reference(Istag(*self._stream.key, tag), self._spec)
 
     def _next(self, node: Istag) -> Istag | None:
         found = self._spec(node)
@@ -89,10 +89,14 @@ class Chains:
 
     def _spec(self, node: Istag) -> TagReference | None:
         tags = self._specs.get(node.key)
-        if tags is None:
-            stream = self._stream if node.key == self._stream.key else self._streams(node.key)
-            tags = self._specs[node.key] = {tag.name: tag for tag in stream.spec_tags} if stream else {}
-        return tags.get(node.tag)
+        if tags is not None:
+            return tags.get(node.tag)
+        stream = self._stream if node.key == self._stream.key else self._streams(node.key)
+        if stream is not self._stream and node.key not in self._seen:
+            self._seen.add(node.key)  # who leads to one tag of it is not worth an index of them all
+            return stream.spec_tag(node.tag) if stream else None
+        self._specs[node.key] = {tag.name: tag for tag in stream.spec_tags} if stream else {}
+        return self._specs[node.key].get(node.tag)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import msgspec
 
 from imagestreams.core.keychain import Entry, candidates
 from imagestreams.core.lookup import Description
-from imagestreams.core.manifest import IMAGE_TYPES, INDEX_TYPES, Descriptor, ImageManifest, Index, parse_manifest
+from imagestreams.core.manifest import Descriptor, ImageManifest, Index, parse_manifest
 from imagestreams.core.policy import Place, Refused
 from imagestreams.core.reference import ImageReference, InvalidReference, is_digest
 
@@ -144,7 +144,7 @@ def image_object(
     """
     parsed = parse_manifest(manifest, media_type)
     if isinstance(parsed, Index):
-        draft = _Draft({"Id": digest}, manifests=[_child(each) for each in parsed.manifests if _is_image(each)])
+        draft = _Draft({"Id": digest}, manifests=[_child(each) for each in parsed.manifests if each.may_be_image])
     else:
         draft = _draft_of_image(parsed, config)
     return _fitted(draft, reference.pinned(digest), parsed.media_type)
@@ -230,13 +230,6 @@ def _moment(draft: _Draft, raw: msgspec.Raw) -> str | None:
     except _UNREADABLE:
         draft.left_out["Created"] = _MALFORMED
         return None
-
-
-def _is_image(child: Descriptor) -> bool:
-    """Whether a child of an index is an image or an index again, and not an attestation that stands beside them."""
-    platform = child.platform
-    is_attestation = platform is not None and platform.os == platform.architecture == "unknown"
-    return not is_attestation and child.media_type in IMAGE_TYPES | INDEX_TYPES
 
 
 def _child(child: Descriptor) -> dict[str, object]:
@@ -433,10 +426,14 @@ _MAX_FAILURES = 10
 
 @dataclass(frozen=True, slots=True)
 class Setback:
-    """An image that could not be described: how often in a row, and when it is tried again (aware), None for never."""
+    """An image that could not be described: how often in a row, and when it is tried again (aware), None for never.
+
+    `is_put_off`: it was not the last failure that set the time, but somebody who must not be asked before.
+    """
 
     failures: int
     again: datetime | None
+    is_put_off: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -455,6 +452,11 @@ def setback_after(before: Setback | None, *, retryable: bool, now: datetime) -> 
     if not retryable or failures >= _MAX_FAILURES:
         return Setback(failures, None)
     return Setback(failures, now + min(_FIRST_RETRY * 2 ** (failures - 1), _LAST_RETRY))
+
+
+def put_off_until(before: Setback | None, until: datetime) -> Setback:
+    """What follows where nobody may be asked before `until` (aware): no failure, and no end of those there were."""
+    return Setback(before.failures if before else 0, until, is_put_off=True)
 
 
 # --- what nobody refers to any more -----------------------------------------------------------------------------------

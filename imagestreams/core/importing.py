@@ -51,6 +51,7 @@ from imagestreams.core.wish import (
     ListRepository,
     Refuse,
     Wanted,
+    Wishes,
     asked_for,
     interval_of,
     open_refresh,
@@ -75,6 +76,9 @@ REFUSALS = frozenset({BLOCKED, NOT_ALLOWED, "Refused", "InvalidImageReference", 
 """Reasons that settings or a release give, not a registry. Others may be in force by now: a tag that failed for one of
 these and may be asked for is asked once more.
 """
+
+DENIALS = frozenset({"Unauthorized", "Forbidden"})
+"""Reasons that other credentials may do away with, or another way to the registry."""
 
 _WORTH_A_RETRY = TRANSIENT_REASONS | REFUSALS | {FLAPPING}
 
@@ -142,9 +146,10 @@ class TagProgress:
     """What this process knows of a tag beyond its status. Lost at a restart, without harm.
 
     `asked` is the ticket that is under way; `slot` the begin of the last slot served, `owed` that of one whose question
-    was deferred, `late` that of the first one that fell due since, and `host` where it is asked for; `answered` the
-    last refresh request that got its answer; `is_hinted` says that somebody saw the tag move since it was last asked
-    for; `no_room` that its answer did not fit into the status; `steady` is the flap guard's. `selected` is the
+    was deferred, `late` since when the tag waits for an answer of a slot, `polled` since when it is polled, and `host`
+    where it is asked for; `answered` the last refresh request that got its answer; `is_hinted` says that somebody saw
+    the tag move since it was last asked for; `no_room` that its answer did not fit into the status; `steady` is the
+    flap guard's; `reindexed` is when another index with the image that is recorded was written down. `selected` is the
     repository's alone: what of its listing is still to be imported.
     """
 
@@ -153,6 +158,7 @@ class TagProgress:
     slot: int = 0
     owed: int = 0
     late: int = 0
+    polled: int = 0
     host: str = ""
     answered: str = ""
     answered_at: datetime | None = None
@@ -162,6 +168,7 @@ class TagProgress:
     is_hinted: bool = False
     no_room: bool = False
     steady: Steady | None = None
+    reindexed: datetime | None = None
     selected: Selection | None = None
 
     def after(self, answer: Answer, rules: ImportRules) -> TagProgress:
@@ -201,11 +208,19 @@ class TagProgress:
         return min((slot for slot in (asked, self.owed) if slot > self.slot), default=0)
 
     def withdrawn(self) -> TagProgress:
-        """This, once nothing is asked any more."""
-        return replace(self, asked=None, owed=0, late=0)
+        """This, once nothing is asked any more. What was being asked is still wanted: it may have been a retry, or
+        asked for by a hint, which nothing else remembers.
+        """
+        return replace(self, asked=None, owed=0, late=0, polled=0, is_hinted=self.is_hinted or self.asked is not None)
+
+    def revised(self) -> TagProgress:
+        """This, once other rules are in force: nothing is asked by the old ones, and nothing put off by them."""
+        memory = self.withdrawn()
+        is_put_off = self.deferred_until is not None
+        return replace(memory, retry_at=None, deferred_until=None, is_hinted=True) if is_put_off else memory
 
     def is_overdue(self, now: datetime, interval: timedelta) -> bool:
-        """Whether a slot is unserved that began more than one interval ago."""
+        """Whether a slot is unserved for more than one interval, which counts from when polling began."""
         return bool(self.late) and now.timestamp() > self.late + _length(interval)
 
     @property
@@ -228,6 +243,27 @@ def overdue(progress: Progress, interval: timedelta, now: datetime) -> Counter[s
 def withdrawn(progress: Progress) -> Progress:
     """The progress of a stream whose questions have all been withdrawn."""
     return {tag: memory.withdrawn() for tag, memory in progress.items()}
+
+
+def revised(progress: Progress) -> Progress:
+    """The progress of a stream once other rules are in force. See also `unwelcome_tags`."""
+    return {tag: memory.revised() for tag, memory in progress.items()}
+
+
+def unwelcome_tags(stream: ImageStream, progress: Progress) -> frozenset[str]:
+    """The tags that a registry denied, or that were refused when they were asked for, and REPOSITORY where its listing
+    was: hints for when other rules are in force. What was refused unasked has no memory, and is retried, spread, as
+    soon as it may be asked for.
+    """
+    return failed_tags(stream, DENIALS) | (failed_tags(stream, REFUSALS) & progress.keys())
+
+
+def failed_tags(stream: ImageStream, reasons: frozenset[str]) -> frozenset[str]:
+    """The tags whose last attempt ended for one of the reasons, and REPOSITORY where that of its listing did."""
+    status = stream.status or api.Status()
+    found = {tag.tag for tag in status.tags or () if tag.outcome and tag.outcome.reason in reasons}
+    listing = status.condition(api.REPOSITORY_IMPORTED)
+    return frozenset(found | ({REPOSITORY} if listing and listing.reason in reasons else set()))
 
 
 def selection_of(progress: Progress, repository: ListRepository | Refuse | None) -> Selection | None:
@@ -274,6 +310,7 @@ def plan_import(
     rules: ImportRules,
     hints: frozenset[str] = frozenset(),
     watermark: datetime | None = None,
+    wishes: Wishes | None = None,
 ) -> Plan:
     """Decide which tags are asked for at `now`.
 
@@ -284,10 +321,13 @@ def plan_import(
         rules: the administrator's.
         hints: tags that somebody says have moved; asked for once more.
         watermark: slots that began before it were served by an earlier process. None: all up to now were.
+        wishes: the stream's, of earlier rounds.
     """
     if stream.is_suspended:
-        return Plan((), withdrawn(progress), None)
-    planning = _Planning(stream, progress, now, rules, watermark)
+        # What is seen to move now is asked for when the suspension ends.
+        hinted = {tag: replace(progress[tag], is_hinted=True) for tag in hints & progress.keys()}
+        return Plan((), withdrawn({**progress, **hinted}), None)
+    planning = _Planning(stream, progress, now, rules, watermark, wishes=wishes)
     planning.repository(hints)
     for tag in stream.spec_tags:
         planning.tag(tag.name, hints, is_scheduled=tag.is_scheduled)
@@ -301,7 +341,14 @@ class _Planning:
     """One plan in the making."""
 
     def __init__(
-        self, stream: ImageStream, progress: Progress, now: datetime, rules: ImportRules, watermark: datetime | None
+        self,
+        stream: ImageStream,
+        progress: Progress,
+        now: datetime,
+        rules: ImportRules,
+        watermark: datetime | None,
+        *,
+        wishes: Wishes | None,
     ) -> None:
         self._stream, self._progress, self._now, self._rules, self._watermark = stream, progress, now, rules, watermark
         self._status = stream.status or api.Status()
@@ -309,7 +356,8 @@ class _Planning:
         self._interval = interval_of(stream, rules)
         repository = repository_of(stream, rules)
         selected = selection_of(progress, repository)
-        self.wanted: Wanted = wanted_of(stream, rules, repository, self._recorded, selected.tags if selected else ())
+        listed = selected.tags if selected else ()
+        self.wanted: Wanted = wanted_of(stream, rules, repository, self._recorded, listed, wishes=wishes)
         self._request = open_refresh(stream)
         self._requested = asked_for(self._request, self.wanted)
         scheduled = self._status.condition(api.ON_SCHEDULE)
@@ -363,8 +411,8 @@ class _Planning:
         begin = 0
         if question.is_polled:
             memory, begin = self._with_slot(memory, question)
-        elif memory.late:
-            memory = replace(memory, late=0)
+        elif memory.polled:
+            memory = replace(memory, late=0, polled=0)
         self.kept[name] = memory
         why, at = self._next_time(name, memory, question, begin)
         if not why:
@@ -384,8 +432,10 @@ class _Planning:
             slot_begin(self._now, question.wish.reference.repository, self._interval),
             _length(self._interval),
         )
+        if not memory.polled:
+            memory = replace(memory, polled=int(self._now.timestamp()), host=question.wish.reference.host)
         if begin > memory.slot and not memory.late:
-            memory = replace(memory, late=begin, host=question.wish.reference.host)
+            memory = replace(memory, late=max(begin, memory.polled))
         if memory.late:
             # The first moment after a whole interval, to say that the tag is overdue.
             self.moments += [at for at in (_at(memory.late + length + 1),) if at > self._now]
@@ -402,7 +452,12 @@ class _Planning:
         begin = slot_begin(now, question.wish.reference.repository, self._interval)
         is_unserved = self._is_overdue or (self._watermark is not None and begin >= self._watermark.timestamp())
         slot = begin - _length(self._interval) if old is None and is_unserved else begin
-        memory = TagProgress(question.wish.source, slot=slot, answered=old.answered if old else "")
+        # What was imported was polled by an earlier process: what that left undone is as late as its slot is.
+        polled = begin if slot < begin and attempt is not None and question.is_polled else 0
+        host = question.wish.reference.host if polled else ""
+        memory = TagProgress(
+            question.wish.source, slot=slot, polled=polled, host=host, answered=old.answered if old else ""
+        )
         if attempt is None or attempt.is_good or attempt.reason not in _WORTH_A_RETRY:
             return memory
         # Retries double their distance, so the next would have come about as long from now as the tag has failed for.
@@ -424,17 +479,17 @@ class _Planning:
         if request and memory.answered != request and not (under_way and under_way.request == request):
             moments.append((soonest, "request"))
         if under_way is None:
-            if memory.is_hinted:
-                moments.append((soonest, "hint"))
             if question.attempt is None:
                 moments.append((self._next_first(memory), "source"))
-            if memory.retry_at:
-                moments.append((memory.retry_at, "retry"))
             if question.is_polled:
                 moments.append((_at(begin if begin > memory.slot else begin + _length(self._interval)), "slot"))
+            if memory.is_hinted:
+                moments.append((soonest, "hint"))
+            if memory.retry_at:
+                moments.append((memory.retry_at, "retry"))
         if not moments:
             return "", now
-        at, why = min(moments)
+        at, why = min(moments, key=lambda moment: moment[0])
         return why, max(at, memory.deferred_until) if memory.deferred_until else at
 
     def _next_first(self, memory: TagProgress) -> datetime:
@@ -478,12 +533,12 @@ def listing_attempt(
     saw it, or, after a restart, where the spec is as it was.
     """
     status = stream.status or api.Status()
-    if memory is not None and memory.selected is not None and memory.source == wish.source:
+    is_ours = memory is None or memory.source == wish.source
+    if memory is not None and is_ours and memory.selected is not None and not memory.failures:
         return Attempt(is_good=True)
     said = status.condition(api.REPOSITORY_IMPORTED)
     if said is not None and said.status == "False" and said.reason != IMPORTING:
         is_of_spec = said.observed_generation == stream.metadata.generation
-        is_ours = memory is None or memory.source == wish.source
         if is_ours and (is_of_spec or (memory is not None and memory.answered_at is not None)):
             return Attempt(False, said.reason or "", said.last_transition_time)
     listed = status.repository

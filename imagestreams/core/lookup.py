@@ -89,7 +89,9 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What an Image object says of an image; `reference` is pinned by digest, and its name is the one recorded."""
+    """What an Image object says of an image. `reference` is pinned by digest, and named as at this place; the object
+    gets the name that the stream's history has.
+    """
 
     reference: ImageReference
     transport: Transport

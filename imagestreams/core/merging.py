@@ -17,7 +17,7 @@ import msgspec
 from imagestreams.core import stream as api
 from imagestreams.core.duration import show_duration
 from imagestreams.core.flap import judge
-from imagestreams.core.following import MAX_HOPS, Chains, ImageIndex, Recorded, Streams, copy_of, no_streams
+from imagestreams.core.following import Chains, ImageIndex, Recorded, Streams, copy_of, no_streams
 from imagestreams.core.importing import (
     FLAPPING,
     IMPORTING,
@@ -28,9 +28,9 @@ from imagestreams.core.importing import (
     listing_attempt,
     selection_of,
 )
-from imagestreams.core.lookup import Answer, Deferred, Described, Failed, Listed, Listing, Resolved, Source
+from imagestreams.core.lookup import Answer, Deferred, Described, Failed, Listed, Listing, Resolved, Served, Source
 from imagestreams.core.reference import is_tag, quoted
-from imagestreams.core.stream import ImageStream, ObjectKey, TagEvent
+from imagestreams.core.stream import MAX_HOPS, ImageStream, ObjectKey, TagEvent
 from imagestreams.core.wish import (
     AskRegistry,
     FindImage,
@@ -41,6 +41,7 @@ from imagestreams.core.wish import (
     Refuse,
     Wanted,
     Wish,
+    Wishes,
     annotation_problems,
     asked_for,
     handled,
@@ -54,6 +55,9 @@ from imagestreams.core.wish import (
 
 LOOK_AGAIN = timedelta(seconds=60)
 """When to look again at what another namespace did not give: nobody tells when a right is given."""
+
+_REINDEX = timedelta(hours=1)
+"""How often at most another index with the same image is written down."""
 
 _NAMED = 5  # how many tags or hosts a message or the TAGS column names before it counts the rest
 _NOBODYS = frozenset({"NotFound", "NotAnImage"})
@@ -134,6 +138,8 @@ def merge_status(
     rules: ImportRules,
     streams: Streams = no_streams,
     may_pull: frozenset[ObjectKey] = frozenset(),
+    unasked: frozenset[ObjectKey] = frozenset(),
+    wishes: Wishes | None = None,
 ) -> Update:
     """Decide what the answers, and the tags that need none, make of the stream's status.
 
@@ -148,9 +154,13 @@ def merge_status(
         rules: the administrator's.
         streams: the other streams, as they are now.
         may_pull: the streams of other namespaces that the stream's namespace may pull from.
+        unasked: those of which that is not known yet: nothing is said of a tag that has something of one of them. A new
+            one is not there as far as is known, in the same words as always.
+        wishes: the stream's, of earlier rounds.
     """
     arrived = tuple(answer for answer in answers if answer.ticket.uid == stream.metadata.uid)
-    merge = _Merge(stream, dict(progress), api.whole_seconds(now), rules, _Others(stream, streams, may_pull))
+    others = _Others(stream, streams, may_pull, unasked)
+    merge = _Merge(stream, dict(progress), api.whole_seconds(now), rules, others, wishes=wishes)
     merge.forget()
     merge.take_listing(arrived)
     merge.take(arrived)
@@ -173,10 +183,14 @@ class _Others:
     nobody tells when it comes.
     """
 
-    def __init__(self, stream: ImageStream, streams: Streams, may_pull: frozenset[ObjectKey]) -> None:
+    def __init__(
+        self, stream: ImageStream, streams: Streams, may_pull: frozenset[ObjectKey], unasked: frozenset[ObjectKey]
+    ) -> None:
         self._namespace, self._streams, self._may_pull = stream.metadata.namespace, streams, may_pull
+        self.unasked = unasked
         self._indexes: dict[ObjectKey, ImageIndex] = {}
         self._tags: dict[ObjectKey, dict[str, api.StatusTag]] = {}
+        self._seen: set[ObjectKey] = set()  # a tag of them was asked for
         self.chains = Chains(stream, streams)
         self.rights: set[ObjectKey] = set()
         self.is_blind = False
@@ -184,17 +198,22 @@ class _Others:
     def get(self, key: ObjectKey) -> ImageStream | None:
         return self._streams(key)
 
-    def tags(self, key: ObjectKey) -> Mapping[str, api.StatusTag]:
-        """What a stream's status says, by tag."""
-        if key not in self._tags:
-            stream = self._streams(key)
-            self._tags[key] = {tag.tag: tag for tag in (stream and stream.status and stream.status.tags) or ()}
-        return self._tags[key]
+    def tag(self, key: ObjectKey, name: str) -> api.StatusTag | None:
+        """What a stream's status says of a tag. Who asks for one tag is not worth an index of them all."""
+        found = self._tags.get(key)
+        if found is not None:
+            return found.get(name)
+        stream = self._streams(key)
+        if key not in self._seen:
+            self._seen.add(key)
+            return stream.status_tag(name) if stream else None
+        self._tags[key] = {tag.tag: tag for tag in _tags_of(stream)}
+        return self._tags[key].get(name)
 
     def images(self, key: ObjectKey) -> ImageIndex:
         """The images of a stream's history."""
         if key not in self._indexes:
-            self._indexes[key] = ImageIndex(self.tags(key).values())
+            self._indexes[key] = ImageIndex(_tags_of(self._streams(key)))
         return self._indexes[key]
 
     def is_own_namespace(self, key: ObjectKey) -> bool:
@@ -208,6 +227,10 @@ class _Others:
         return key in self._may_pull
 
 
+def _tags_of(stream: ImageStream | None) -> tuple[api.StatusTag, ...]:
+    return (stream and stream.status and stream.status.tags) or ()
+
+
 class _Merge:
     """The working copy of one merge; `merge_status` tells the order of its steps."""
 
@@ -218,8 +241,10 @@ class _Merge:
         now: datetime,
         rules: ImportRules,
         others: _Others,
+        *,
+        wishes: Wishes | None,
     ) -> None:
-        self._stream, self._now, self._rules, self.others = stream, now, rules, others
+        self._stream, self._now, self._rules, self.others, self._wishes = stream, now, rules, others, wishes
         self._old = stream.status or api.Status()
         self._tags: dict[str, api.StatusTag] = {tag.tag: tag for tag in self._old.tags or ()}
         self._repository = repository_of(stream, rules)
@@ -258,8 +283,8 @@ class _Merge:
                 case _:
                     pass  # nothing is known yet
             self.progress[REPOSITORY] = memory
-        selected = self._selected
-        self._wanted = wanted_of(self._stream, self._rules, wish, self._tags, selected.tags if selected else ())
+        names = selected.tags if (selected := self._selected) else ()
+        self._wanted = wanted_of(self._stream, self._rules, wish, self._tags, names, wishes=self._wishes)
 
     def _selection(self, listed: Listed, limit: int) -> Selection:
         spec = {tag.name for tag in self._stream.spec_tags}
@@ -303,7 +328,7 @@ class _Merge:
                 old.items or (),
                 image,
                 steady=memory.steady,
-                was_flapping=bool(old.outcome and old.outcome.reason == FLAPPING),
+                was_flapping=_is_kept(old, memory),
                 now=answer.at,
                 window=self._rules.flap_window,
             )
@@ -316,14 +341,32 @@ class _Merge:
                 self._fail(tag, wish.source, FLAPPING, self._flapping(wish, old.newest))
                 return
             self.progress[tag] = memory
-        self._succeed(tag, wish.source, resolved.served.digest, str(resolved.recorded.pinned(image)), image)
+        else:
+            self.progress[tag] = replace(self.progress[tag], steady=None)
+        digest = self._digest_to_record(tag, wish.source, resolved.served, answer.at)
+        self._succeed(tag, wish.source, digest, str(resolved.recorded.pinned(image)), image)
+
+    def _digest_to_record(self, tag: str, source: Source, served: Served, now: datetime) -> str:
+        """What to say that the tag serves. Another index with the image that the tag has already is no news, and only
+        saves a request when it is asked for again: it is written now and then, not whenever the registry changes it.
+        """
+        old, memory = self._tags.get(tag), self.progress[tag]
+        before = old.observed_at(source) if old else None
+        if old is None or before is None or not before.digest or before.digest == served.digest:
+            return served.digest
+        if old.newest is None or old.newest.image != served.image:
+            return served.digest
+        if memory.reindexed is not None and now - memory.reindexed < _REINDEX:
+            return before.digest
+        self.progress[tag] = replace(memory, reindexed=now)
+        return served.digest
 
     def _flapping(self, wish: AskRegistry, newest: TagEvent) -> str:
         window = show_duration(self._rules.flap_window)
         return (
             f"{newest.image} is kept: {wish.reference.host} keeps answering with digests that the tag had left, as a "
-            f"stale replica or mirror does; the tag follows again when the same digest was answered for {window}, or "
-            "when a refresh request names it"
+            "stale replica or mirror does; the tag follows again when a digest is answered that it never had, or the "
+            f"same one for {window}, or when a refresh request names it"
         )
 
     # --- tags that no registry is asked for
@@ -389,7 +432,7 @@ class _Merge:
         """
         key, chains = wish.followed.key, self.others.chains
         followed = self._followed(wish)
-        is_reference = followed is not None and not followed.image and chains.is_reference(wish.followed)
+        is_reference = followed is not None and not followed.image and chains.is_reference(tag)
         copied = copy_of(followed, is_reference=is_reference) if followed else None
         if chains.is_circular(tag) and (self._says(tag, wish.source, "CircularReference") or self.others.allows(key)):
             through = f"follows itself through {_named(wish.source)}"
@@ -409,7 +452,7 @@ class _Merge:
         if wish.is_own:
             recorded = self._tags.get(wish.followed.tag)
         else:
-            recorded = self.others.tags(wish.followed.key).get(wish.followed.tag)
+            recorded = self.others.tag(wish.followed.key, wish.followed.tag)
         return recorded.newest if recorded else None
 
     def _may_have(self, tag: str, source: Source, key: ObjectKey, copied: Recorded) -> bool:
@@ -425,6 +468,10 @@ class _Merge:
     def _fail_without_image(self, tag: str, wish: FollowTag | FindImage) -> None:
         """Say that what a tag names is not there; in the same words where it must not be seen."""
         key = wish.followed.key if isinstance(wish, FollowTag) else wish.stream
+        recorded = self._tags.get(tag)
+        if key in self.others.unasked and recorded is not None and recorded.observed_at(wish.source) is not None:
+            self.others.is_blind = True
+            return
         reason = "TagNotFound" if isinstance(wish, FollowTag) else "ImageNotFound"
         if isinstance(wish, FollowTag) and wish.is_own:
             message = f"tag {quoted(wish.followed.tag)} of this stream has no image yet"
@@ -455,14 +502,24 @@ class _Merge:
             followed, recorded = self._wanted.tags.get(name), self._tags.get(name)
             if isinstance(followed, AskRegistry):
                 return recorded is None or recorded.observed_at(followed.source) is None
-            return name in self._awaited
+            is_unknown = name not in self._wanted.tags and self._is_unlisted(self._stream, self._repository)
+            return name in self._awaited or is_unknown
         stream = self.others.get(wish.followed.key) if self.others.is_own_namespace(wish.followed.key) else None
-        spec_tag = stream.spec_tag(name) if stream and not stream.is_suspended else None
-        if stream is None or spec_tag is None:
+        if stream is None or stream.is_suspended:
             return False
+        spec_tag = stream.spec_tag(name)
+        if spec_tag is None:
+            return self._is_unlisted(stream, repository_of(stream, self._rules))
         source = spec_tag.source(stream.metadata.namespace, self._rules.import_mode)
-        recorded = self.others.tags(wish.followed.key).get(name)
+        recorded = self.others.tag(wish.followed.key, name)
         return source is not None and (recorded is None or recorded.observed_at(source) is None)
+
+    def _is_unlisted(self, stream: ImageStream, repository: ListRepository | Refuse | None) -> bool:
+        """Whether a stream's repository was not listed yet, so that it may have any tag."""
+        if not isinstance(repository, ListRepository) or (stream is self._stream and self._listing_failure is not None):
+            return False
+        memory = self.progress.get(REPOSITORY) if stream is self._stream else None
+        return listing_attempt(stream, memory, repository, self._rules) is None
 
     def _find(self, tag: str, wish: FindImage, images: Callable[[ObjectKey], ImageIndex]) -> None:
         """Give a tag the image that it names. Once it has it, it is never looked for again: history forgets, tags do
@@ -630,40 +687,49 @@ class _Merge:
         return tag is None or tag.observed_at(wish.source) is None
 
     def _within_budget(self, tags: tuple[api.StatusTag, ...]) -> tuple[api.StatusTag, ...]:
-        """Trim the oldest history, then refuse the tags that are new, until the object fits etcd. The newest item of a
+        """Make the status fit etcd: new tags of the repository give way first, the worst before the better, then the
+        oldest history, that of the repository's tags before that of others, then other new tags. The newest item of a
         recorded tag is never dropped.
         """
+        budget = self._rules.status_budget
         size = sum(len(api.encode(tag)) + 1 for tag in tags)
-        if size <= self._rules.status_budget:
+        if size <= budget:
             return tags
         kept = {tag.tag: tag for tag in tags}
+        new = kept.keys() - {tag.tag for tag in self._old.tags or ()}
+        size = self._drop(kept, self._least_wanted(new & self._wanted.virtual), size)
         epoch = datetime.fromtimestamp(0, UTC)
         history = sorted(
-            ((tag.items or ())[depth].created or epoch, tag.tag, depth)
-            for tag in tags
+            (name not in self._wanted.virtual, (tag.items or ())[depth].created or epoch, name, depth)
+            for name, tag in kept.items()
             for depth in range(1, len(tag.items or ()))
         )
         # Items are newest first and sorted by age here, so that those of one tag come off its end.
-        for _, name, _ in history:
-            if size <= self._rules.status_budget:
+        for _, _, name, _ in history:
+            if size <= budget:
                 break
-            tag = kept[name]
-            items = tag.items or ()
+            items = kept[name].items or ()
             size -= len(api.encode(items[-1])) + 1
-            kept[name] = msgspec.structs.replace(tag, items=items[:-1])
-        known = {tag.tag for tag in self._old.tags or ()}
-        for name in self._least_wanted(kept.keys() - known):
+            kept[name] = msgspec.structs.replace(kept[name], items=items[:-1])
+        self._drop(kept, sorted(new - self._wanted.virtual, reverse=True), size)
+        return tuple(kept[name] for name in sorted(kept))
+
+    def _drop(self, kept: dict[str, api.StatusTag], names: Iterable[str], size: int) -> int:
+        """Refuse tags in this order until the rest fits; returns its size."""
+        for name in names:
             if size <= self._rules.status_budget:
                 break
             size -= len(api.encode(kept.pop(name))) + 1
             self._refuse_room(name)
-        return tuple(kept[name] for name in sorted(kept))
+        return size
 
     def _least_wanted(self, names: Iterable[str]) -> list[str]:
-        """Tags in the order in which they give way: those of the repository first, the worst before the better."""
+        """Tags of the repository in the order in which they give way: the worst first, those that the listing does not
+        rank last.
+        """
         selected = self._selected
         ranks = {tag: rank for rank, tag in enumerate(selected.tags if selected else (), start=1)}
-        return sorted(names, key=lambda name: (name in self._wanted.virtual, ranks.get(name, 0), name), reverse=True)
+        return sorted(names, key=lambda name: (ranks.get(name, 0), name), reverse=True)
 
     def _refuse_room(self, tag: str) -> None:
         """What is not recorded has not happened: nobody hears of it, and it is asked for again later."""
@@ -705,14 +771,16 @@ class _Merge:
             return self._repository_failed(wish.reason, wish.message)
         if self._listing_failure is not None:
             return self._repository_failed(*self._listing_failure)
-        name = quoted(wish.source.name)
-        if self._imported is not None and listed is not None:
+        name, memory = quoted(wish.source.name), self.progress.get(REPOSITORY)
+        is_failing = memory is not None and memory.source == wish.source and memory.failures > 0
+        # What was selected before comes to its end, but the listing after it fails: that is what is said on.
+        if self._imported is not None and listed is not None and not is_failing:
             reason, message = ("LeftOut" if listed.left_out else "Imported"), _imported(listed, self._imported)
             if before is None or (before.status, before.message) != ("True", message):
                 self.transitions.append(RepositoryImported(wish.source.name, message))
             return self._dated(type_, "True", reason, message)
-        attempt = listing_attempt(self._stream, self.progress.get(REPOSITORY), wish, self._rules)
-        is_failed = attempt is not None and not attempt.is_good and self._selected is None
+        attempt = listing_attempt(self._stream, memory, wish, self._rules)
+        is_failed = attempt is not None and not attempt.is_good
         is_complete = listed is not None and (listed.name, listed.insecure) == (wish.source.name, wish.source.insecure)
         # What was imported once stays so while it is listed again.
         if before is not None and (is_failed or (is_complete and before.status == "True")):
@@ -734,15 +802,20 @@ class _Merge:
         if self._stream.is_suspended:
             return before
         interval = interval_of(self._stream, self._rules)
-        late = {tag: memory for tag, memory in self.progress.items() if memory.late and tag in self._wanted.tags}
-        hosts = {memory.host for memory in late.values() if memory.is_overdue(self._now, interval)}
+        late = [memory for tag, memory in self.progress.items() if memory.late and tag in self._wanted.tags]
+        hosts = {memory.host for memory in late if memory.is_overdue(self._now, interval)}
         if hosts and not was_late:
             shown = ", ".join(sorted(hosts)[:_NAMED]) + (" and others" if len(hosts) > _NAMED else "")
             message = f"tags at {shown} could not be looked up in time; their slot began more than an interval ago"
             return self._dated(api.ON_SCHEDULE, "False", "Overdue", message)
-        if was_late and not late and all(name in self.progress for name in self._polled()):
+        if was_late and not hosts and all(self._is_served(name) for name in self._polled()):
             return self._dated(api.ON_SCHEDULE, "True", "OnTime", "all scheduled tags are looked up in time")
         return before
+
+    def _is_served(self, name: str) -> bool:
+        """Whether the tag is known to be in time: a process that has just begun does not know for how long it waits."""
+        memory = self.progress.get(name)
+        return memory is not None and (memory.answered_at is not None or not memory.late)
 
     def _polled(self) -> list[str]:
         """The tags that are looked up on schedule."""
@@ -820,7 +893,15 @@ class _Merge:
             and status.ready.reason == "Importing"
             and not (old.ready and old.ready.reason == "Importing")
         )
-        return not only_waiting or _happened(status) != _happened(old)
+        return not only_waiting or self._is_refuted(status) or _happened(status) != _happened(old)
+
+    def _is_refuted(self, status: api.Status) -> bool:
+        """Whether the failure that is said of the repository is not true any more. It must not outlive its truth: it
+        would be taken for one of what spec names now.
+        """
+        before, after = self._old.condition(api.REPOSITORY_IMPORTED), status.condition(api.REPOSITORY_IMPORTED)
+        was_failed = before is not None and before.status != "True" and before.reason != IMPORTING
+        return was_failed and after is not None and (after.status == "True" or after.reason == IMPORTING)
 
 
 def _happened(status: api.Status) -> tuple[object, ...]:
@@ -829,6 +910,15 @@ def _happened(status: api.Status) -> tuple[object, ...]:
 
 
 _OfTag = (TagMoved, TagFailed, TagRecovered)
+
+
+def _is_kept(old: api.StatusTag, memory: TagProgress) -> bool:
+    """Whether the flap guard keeps the tag. A failure of another kind may have taken the condition's place meanwhile;
+    it ends nothing.
+    """
+    outcome = old.outcome
+    is_failing = outcome is not None and outcome.status == "False"
+    return is_failing and (memory.steady is not None or (outcome is not None and outcome.reason == FLAPPING))
 
 
 def _is_named(answer: Answer, tag: str) -> bool:

@@ -509,9 +509,16 @@ def local_registry_hosting(text: str) -> Registries:
 
 
 def _never(address: str) -> str | None:
-    """Why an address is none for a registry. A name is judged by nobody: being listed, it may live anywhere."""
+    """Why an address is none for a registry.
+
+    Being listed, a name may live anywhere, and is judged by nobody after this: so what reads like a number, which the
+    system's resolver takes for an address, is none, nor is the name that clouds give their metadata service.
+    """
     host = address.rpartition("]")[0].lstrip("[") if address.startswith("[") else address.partition(":")[0]
     try:
         return refuse_address(ip_address(host), Policy(hosts={}))
     except ValueError:
-        return None
+        name = host.lower().rstrip(".")
+        if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name.rpartition(".")[2]):
+            return "neither a name nor an address"
+        return "a cloud metadata address" if name == "metadata.google.internal" else None

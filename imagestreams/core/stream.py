@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -31,8 +32,10 @@ SUSPEND_ANNOTATION = "imagestreams.dev/suspend"
 PULL_SECRETS_ANNOTATION = "imagestreams.dev/pull-secrets"
 INSECURE_REPOSITORY_ANNOTATION = "openshift.io/image.insecureRepository"
 
+MAX_HOPS = 64
+"""How many tags may lie between a tag that follows and the one at the end; so far is looked."""
+
 _STREAM = re.compile(r"[^:@/\s]+")
-_MOST_HOPS = 64  # from a tag that follows to the one at the end
 _MOST_PULL_SECRETS = 16  # of one stream; each may cost a request
 
 
@@ -435,13 +438,13 @@ class TagImage(NamedTuple):
     event: str
 
 
-def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
+def latest_image(stream: ImageStream, tag: str, streams: Callable[[ObjectKey], ImageStream | None]) -> TagImage | None:
     """Resolve a tag for a consumer, or None where nothing was recorded yet.
 
     The newest item counts, whatever later attempts said. What is written is always pinned by the item's own digest, so
     that text in a status cannot name another image. An item without a digest is taken as written, but only where spec
-    says that the tag, or the tag of this stream that it follows, is a reference. Raises `InvalidReference` for an item
-    that is no image.
+    says that it is a reference (`is_reference`); `streams` are the others, for a tag that follows one of theirs. Raises
+    `InvalidReference` for an item that is no image.
     """
     recorded = stream.status_tag(tag)
     event = recorded.newest if recorded else None
@@ -450,17 +453,21 @@ def latest_image(stream: ImageStream, tag: str) -> TagImage | None:
     reference = ImageReference.parse(event.docker_image_reference)
     if not reference.name:
         raise InvalidReference(f"{event.docker_image_reference!r} names a registry, not an image")
-    digest = event.image or ""
-    spec_tag = stream.spec_tag(tag)
-    if not digest and not _is_reference(stream, spec_tag):
+    digest, istag = event.image or "", Istag(*stream.key, tag)
+
+    def spec_of(other: Istag) -> TagReference | None:
+        owner = stream if other.key == stream.key else streams(other.key)
+        return owner.spec_tag(other.tag) if owner else None
+
+    if not digest and not is_reference(istag, spec_of):
         raise InvalidReference(
             f"{event.docker_image_reference!r} has no digest, and the tag is not a reference in spec"
         )
-    repository = stream.status.docker_image_repository if stream.status else None
+    repository, spec_tag = stream.status.docker_image_repository if stream.status else None, stream.spec_tag(tag)
     if digest and spec_tag and spec_tag.is_local and repository:
         reference = ImageReference.parse(repository)
     pull_spec = str(reference.pinned(digest)) if digest else event.docker_image_reference
-    return TagImage(pull_spec, digest, event_identity(Istag(*stream.key, tag), event))
+    return TagImage(pull_spec, digest, event_identity(istag, event))
 
 
 def is_stream(text: str) -> bool:
@@ -479,16 +486,19 @@ def followed_tag(tag: TagReference, key: ObjectKey) -> Istag | None:
     return Istag(tag.from_.namespace or key.namespace, owner or key.name, name)
 
 
-def _is_reference(stream: ImageStream, tag: TagReference | None) -> bool:
-    """Whether spec says that a tag is a pull spec and no more; one that follows another tag of the stream is what that
-    one is.
+def is_reference(istag: Istag, spec_of: Callable[[Istag], TagReference | None]) -> bool:
+    """Whether spec says of a tag, or of the tag at the end of its chain, that it is a pull spec and no more. Only of
+    such a tag an item without a digest is believed.
     """
-    passed: set[str] = set()
-    while tag is not None and not tag.reference and tag.name not in passed and len(passed) < _MOST_HOPS:
-        passed.add(tag.name)
-        followed = followed_tag(tag, stream.key)
-        tag = stream.spec_tag(followed.tag) if followed and followed.key == stream.key else None
-    return bool(tag and tag.reference)
+    passed: set[Istag] = set()
+    node: Istag | None = istag
+    while node is not None and node not in passed and len(passed) <= MAX_HOPS:
+        passed.add(node)
+        found = spec_of(node)
+        if found is None or found.reference:
+            return found is not None
+        node = followed_tag(found, node.key)
+    return False
 
 
 def event_identity(istag: Istag, event: TagEvent) -> str:

@@ -187,12 +187,38 @@ class Wanted:
     virtual: frozenset[str] = frozenset()
 
 
+class Wishes:
+    """What the tags of one stream's spec want, remembered for as long as nothing changes that it depends on: a wish is
+    worth more than all else of an idle round. Holds what the present spec has, and no more.
+    """
+
+    def __init__(self) -> None:
+        self._basis: tuple[ObjectKey, Policy, ImportMode] | None = None
+        self._spec: api.Spec | None = None
+        self._known: dict[TagReference, Wish | None] = {}
+        self._by_name: Mapping[str, Wish | None] = {}
+
+    def of(self, stream: ImageStream, rules: ImportRules) -> Mapping[str, Wish | None]:
+        """By tag, in the order of spec."""
+        basis, before = (stream.key, rules.policy, rules.import_mode), self._basis
+        # Rules are replaced, not changed. To compare them could take as long as to begin anew.
+        is_same = before is not None and before[1] is rules.policy and before == basis
+        if not is_same or stream.spec is not self._spec:
+            known = self._known if is_same else {}
+            self._known = {tag: known[tag] if tag in known else wish_of(stream, tag, rules) for tag in stream.spec_tags}
+            self._by_name = MappingProxyType({tag.name: wish for tag, wish in self._known.items()})
+            self._basis, self._spec = basis, stream.spec
+        return self._by_name
+
+
 def wanted_of(
     stream: ImageStream,
     rules: ImportRules,
     repository: ListRepository | Refuse | None = None,
     recorded: Mapping[str, StatusTag] = MappingProxyType({}),
     listed: Iterable[str] = (),
+    *,
+    wishes: Wishes | None = None,
 ) -> Wanted:
     """What the stream asks for.
 
@@ -204,15 +230,16 @@ def wanted_of(
         repository: what `repository_of` says.
         recorded: what status says, by tag.
         listed: tags of the repository that are being imported; the best come first.
+        wishes: the stream's, of earlier rounds.
     """
-    wishes = {tag.name: wish_of(stream, tag, rules) for tag in stream.spec_tags}
+    own = (wishes or Wishes()).of(stream, rules)
     if not isinstance(repository, ListRepository):
-        return Wanted(wishes, repository)
-    names = [name for name in listed if name not in wishes]
+        return Wanted(own, repository)
+    names = [name for name in listed if name not in own]
     prefix = f"{repository.source.name}:"
-    names += [name for name, tag in recorded.items() if name not in wishes and _is_from(tag, prefix)]
+    names += [name for name, tag in recorded.items() if name not in own and _is_from(tag, prefix)]
     virtual = {name: repository.tag(name, rules.import_mode) for name in names}
-    return Wanted({**wishes, **virtual}, repository, frozenset(virtual))
+    return Wanted({**own, **virtual}, repository, frozenset(virtual))
 
 
 def _is_from(tag: StatusTag, prefix: str) -> bool:

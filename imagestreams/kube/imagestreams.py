@@ -11,8 +11,9 @@ class ObjectTooLarge(Exception):
     """The stream with this status is larger than the API server, or etcd behind it, takes (about 1.5 MiB)."""
 
 
-# No status code of its own: etcd's limits come as 500, the API server's as 413, with these words.
-_TOO_LARGE = ("request is too large", "larger than max", "entity too large", "exceeds max")
+# No status code of its own: etcd's limits come as 500 with these words, the API server's as 413.
+_TOO_LARGE = ("etcdserver: request is too large", "message larger than max")
+_OF_A_POLICY = ("admission ", "webhook")  # they refuse in words and with a code of their own
 
 
 class ImageStreams:
@@ -47,9 +48,17 @@ class ImageStreams:
         try:
             return decode(await self._cluster.patch(path, body, MERGE_PATCH))
         except ApiError as error:
-            if error.status == 413 or any(words in error.message.lower() for words in _TOO_LARGE):
+            if _is_too_large(error):
                 raise ObjectTooLarge(error.message) from error
             raise
+
+
+def _is_too_large(error: ApiError) -> bool:
+    """Whether the API server, or etcd behind it, does not take an object of this size."""
+    message = error.message.lower()
+    if any(words in message for words in _OF_A_POLICY):
+        return False
+    return error.status == 413 or (error.status == 500 and any(words in message for words in _TOO_LARGE))
 
 
 def _page(body: bytes) -> Page[ImageStream]:

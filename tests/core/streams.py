@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from imagestreams.core.importing import REPOSITORY as LISTING
-from imagestreams.core.importing import Plan, Progress, plan_import, tickets_of
+from imagestreams.core.importing import Plan, Progress, plan_import, revised, tickets_of, unwelcome_tags, withdrawn
 from imagestreams.core.keychain import Entry
 from imagestreams.core.lookup import (
     Answer,
@@ -44,7 +44,7 @@ from imagestreams.core.stream import (
     encode,
     encode_status_patch,
 )
-from imagestreams.core.wish import ImportRules
+from imagestreams.core.wish import ImportRules, Wishes
 from tests.fakes.patching import merged
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -224,6 +224,8 @@ class Rounds:
         self.pending: dict[str, Ticket] = {}
         self.heard: list[Transition] = []
         self.writes = 0
+        self.hints: frozenset[str] = frozenset()
+        self.wishes = Wishes()
 
     def round(self, hints: Iterable[str] = (), **outcomes: Outcome) -> Plan:
         """One round, with the answers to tickets that are under way (by tag; `_` stands for `-`, and `listing` for the
@@ -245,6 +247,7 @@ class Rounds:
             rules=self.rules,
             streams=self.others.get,
             may_pull=self.may_pull,
+            wishes=self.wishes,
         )
         if update.is_changed:
             assert update.stream.status is not None
@@ -261,9 +264,12 @@ class Rounds:
             self.progress,
             now=self.now,
             rules=self.rules,
-            hints=frozenset(hints),
+            hints=frozenset(hints) | self.hints,
             watermark=self.watermark,
+            wishes=self.wishes,
         )
+        if not self.stream.is_suspended:
+            self.hints = frozenset()
         tickets, self.progress = tickets_of(self.stream, plan, self.entries, self.rules)
         for ticket in tickets:
             before = self.pending.get(ticket.tag)
@@ -280,6 +286,17 @@ class Rounds:
         """A user changes the stream."""
         self.stream = edited(self.stream, *tags, repository=repository, **annotations)
 
+    def use(self, rules: ImportRules) -> None:
+        """The rules are replaced at run time."""
+        self.rules, self.progress, self.pending = rules, revised(self.progress), {}
+        self.hints |= unwelcome_tags(self.stream, self.progress)
+
+    def suspend(self) -> None:
+        """A user suspends the imports of the stream, and it comes to rest."""
+        self.edit(suspend="true")
+        self.progress, self.pending = withdrawn(self.progress), {}
+        self.round()
+
     def answer_all(self, outcome: Outcome) -> None:
         """Rounds with this answer to each tag that is asked for, until none is."""
         while names := [name for name in self.pending if name != LISTING]:
@@ -289,7 +306,7 @@ class Rounds:
 
     def restart(self) -> None:
         """The process is replaced by another."""
-        self.progress, self.pending = {}, {}
+        self.progress, self.pending, self.wishes = {}, {}, Wishes()
 
     def status_tag(self, name: str = "latest") -> StatusTag:
         found = self.stream.status_tag(name)

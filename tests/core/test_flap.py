@@ -44,7 +44,10 @@ class Tag:
         pytest.param("A", "BABA", "BABB", id="more than twice: the newer stays"),
         pytest.param("A", "BABABABA", "BABBBBBB", id="however long it goes on"),
         pytest.param("", "ABABAB", "ABABBB", id="from its first moment on"),
-        pytest.param("A", "BABAC", "BABBB", id="another digest waits too, until the registry is of one mind"),
+        pytest.param("A", "BABAC", "BABBC", id="what is new is recorded at once"),
+        pytest.param("A", "BABACAB", "BABBCCC", id="and guarded against stale answers"),
+        pytest.param("A", "BABACCACBC", "BABBCCCCCC", id="also while it is answered in turn with them"),
+        pytest.param("A", "BABACADBDC", "BABBCCDDDD", id="until something newer comes"),
         pytest.param("ABABABAB", "A", "A", id="returns of long ago do not count"),
         pytest.param("A", "BCABC", "BCABC", id="three digests in a circle: the newest of them may come back"),
         pytest.param("A", "BCABCA", "BCABCC", id="but not the older"),
@@ -79,6 +82,30 @@ def test_one_other_answer_begins_the_wait_anew() -> None:
     tag = flapping()
     assert tag.answers("AABAAA", after=20 * MINUTE) == "BBBBBB"
     assert tag.answers("A", after=20 * MINUTE) == "A"
+
+
+def test_what_is_new_is_well_and_guarded_as_long_as_the_rest() -> None:
+    tag = flapping()
+    assert tag.answers("CCC", after=20 * MINUTE) == "CCC"
+    assert not tag.is_kept
+    assert tag.steady is not None
+    assert tag.answered("C", after=20 * MINUTE) == "C"
+    assert tag.steady is None, "of one mind"
+
+
+def test_what_was_new_a_window_ago_may_be_moved_back() -> None:
+    tag = flapping()
+    assert tag.answered("C") == "C"
+    assert tag.answered("B", after=WINDOW) == "B", "a tag that is seldom asked for is not guarded for ever"
+
+
+def test_a_stale_answer_after_what_is_new_begins_the_wait_anew() -> None:
+    tag = flapping()
+    assert tag.answers("CA", after=20 * MINUTE) == "CC"
+    assert tag.is_kept
+    assert tag.answers("CCCC", after=20 * MINUTE) == "CCCC"
+    assert not tag.is_kept
+    assert tag.answers("A", after=MINUTE) == "A", "the window is over"
 
 
 def test_few_answers_are_not_one_mind_however_late_they_come() -> None:

@@ -25,6 +25,7 @@ from imagestreams.core.image import (
     images_of,
     object_name,
     places_of,
+    put_off_until,
     setback_after,
 )
 from imagestreams.core.keychain import Credential, Entry
@@ -154,8 +155,8 @@ class TestTheObject:
         }
 
     def test_of_a_list(self):
-        def child(number, platform, media_type=OCI_MANIFEST):
-            extra = {"platform": platform} if platform else {}
+        def child(number, platform, media_type=OCI_MANIFEST, **extra):
+            extra |= {"platform": platform} if platform else {}
             return {"mediaType": media_type, "digest": digest(number), "size": 10 * number, **extra}
 
         body = encoded(
@@ -168,6 +169,8 @@ class TestTheObject:
                     child(4, {"os": "unknown", "architecture": "unknown"}),
                     child(2, None, OCI_INDEX),
                     child(5, None, "application/spdx+json"),
+                    child(6, None, artifactType="application/vnd.dev.cosign.artifact.sig.v1+json"),
+                    child(7, None, artifactType=CONFIG_TYPE),
                 ],
             }
         )
@@ -197,6 +200,8 @@ class TestTheObject:
                     "os": "linux",
                 },
                 {"digest": digest(2), "mediaType": OCI_INDEX, "manifestSize": 20, "architecture": "", "os": ""},
+                # Some tools repeat the type of an image's config as its artifactType.
+                {"digest": digest(7), "mediaType": OCI_MANIFEST, "manifestSize": 70, "architecture": "", "os": ""},
             ],
         }
 
@@ -555,6 +560,15 @@ def test_retries_come_later_and_later_and_end():
 
 def test_what_will_not_change_is_not_tried_again():
     assert setback_after(None, retryable=False, now=NOW) == Setback(1, None)
+
+
+def test_to_be_put_off_is_no_failure_and_ends_none():
+    until = NOW + timedelta(hours=6)
+    failed = setback_after(None, retryable=True, now=NOW)
+    put_off = put_off_until(failed, until)
+    assert (put_off.again, put_off.is_put_off, failed.is_put_off) == (until, True, False)
+    assert setback_after(put_off, retryable=True, now=NOW) == Setback(2, NOW + timedelta(minutes=2))
+    assert put_off_until(None, until).failures == 0
 
 
 def test_a_setback_holds_until_its_moment():

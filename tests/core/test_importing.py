@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,9 +41,11 @@ from imagestreams.core.wish import (
     RecordReference,
     Refuse,
     Request,
+    Wishes,
     interval_of,
     open_refresh,
     parse_request,
+    wanted_of,
     wish_of,
 )
 from tests.core.streams import (
@@ -55,6 +58,7 @@ from tests.core.streams import (
     answer,
     deferred,
     digest,
+    edited,
     failed,
     follower,
     minutes,
@@ -63,6 +67,7 @@ from tests.core.streams import (
     resolved,
     seconds,
     source,
+    stored,
     stream,
     tag,
     why,
@@ -70,6 +75,71 @@ from tests.core.streams import (
 
 RULES = ImportRules()
 INTERVAL = RULES.interval
+
+
+# --- what is remembered of what a spec wants ---
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tags whose wishes are worked out from now on."""
+    found: list[str] = []
+
+    def noted(present: ImageStream, each: TagReference, rules: ImportRules) -> Any:
+        found.append(each.name)
+        return wish_of(present, each, rules)
+
+    monkeypatch.setattr("imagestreams.core.wish.wish_of", noted)
+    return found
+
+
+MANY = [tag(f"t{number}", f"quay.io/acme/app:{number}") for number in range(20)]
+
+
+def test_what_a_tag_wants_is_worked_out_once(monkeypatch: pytest.MonkeyPatch):
+    worked = counted(monkeypatch)
+    wishes, rules, present = Wishes(), ImportRules(), stream(*MANY)
+    first = wanted_of(present, rules, wishes=wishes)
+    assert worked == [each.name for each in MANY]
+    again = stored(present, Status(observed_generation=1))  # read back, so that no object is the same
+    other_budget = replace(rules, status_budget=5)
+    assert wanted_of(again, other_budget, wishes=wishes) == first == wanted_of(present, rules)
+    assert worked == [each.name for each in MANY] * 2, "once for each that remembers"
+
+
+def test_what_is_another_is_worked_out_anew(monkeypatch: pytest.MonkeyPatch):
+    wishes, rules, present = Wishes(), ImportRules(), stream(*MANY)
+    wishes.of(present, rules)
+    changed = edited(present, tag("t0", "quay.io/acme/other:1"), *MANY[2:], follower("t1", "t0"))
+    worked = counted(monkeypatch)
+    assert wishes.of(changed, rules) == Wishes().of(changed, rules)
+    assert worked[:2] == ["t0", "t1"]
+    assert len(worked) == 2 + len(MANY)
+    assert len(wishes._known) == len(MANY), "no more than spec has"
+    assert wishes.of(stream(), rules) == {}
+    assert wishes._known == {}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(ImportRules(policy=Policy(hosts={}, blocked=("quay.io",))), id="policy"),
+        pytest.param(ImportRules(import_mode=ImportMode.LEGACY), id="mode"),
+    ],
+)
+def test_other_rules_want_otherwise(rules: ImportRules):
+    wishes, present, before = Wishes(), stream(tag()), ImportRules()
+    policy_before = replace(rules, policy=before.policy) if rules.import_mode is ImportMode.LEGACY else rules
+    first = wishes.of(present, before)
+    assert wishes.of(present, policy_before) == Wishes().of(present, policy_before) != first
+    assert wishes.of(present, before) == first
+
+
+def test_another_stream_wants_otherwise():
+    """The same spec in another stream names other tags."""
+    wishes, spec = Wishes(), [follower("latest", "app:1")]
+    wishes.of(stream(*spec), RULES)
+    other = stream(*spec, name="web")
+    assert wishes.of(other, RULES) == Wishes().of(other, RULES)
 
 
 # --- what a spec tag wants --------------------------------------------------------------------------------------------

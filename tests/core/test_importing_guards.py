@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagestreams.core.importing import overdue, slot_begin
+from imagestreams.core.importing import overdue, slot_begin, withdrawn
 from imagestreams.core.keychain import Credential, Entry
 from imagestreams.core.lookup import Listing, Lookup, Served
 from imagestreams.core.merging import TagFailed, TagMoved, TagRecovered, merge_status
-from imagestreams.core.policy import Mirror, MirrorRule, Policy
+from imagestreams.core.policy import HostRule, Mirror, MirrorRule, Policy
 from imagestreams.core.stream import (
     Condition,
     ImageStream,
@@ -42,6 +42,7 @@ from tests.core.streams import (
     answer,
     deferred,
     digest,
+    failed,
     follower,
     listed,
     minutes,
@@ -186,6 +187,52 @@ def test_another_word_does_not_suspend_and_is_said(value: str):
     assert rounds.ready == ("True", "Imported")
 
 
+DENIED = failed("Unauthorized", "quay.io wants a login", retryable=False)
+
+
+def retried() -> Rounds:
+    """A tag whose retry is under way."""
+    rounds = Rounds(stream(tag()))
+    rounds.round()
+    again = rounds.round(latest=UNAVAILABLE).look_again
+    assert again is not None
+    rounds.wait(again)
+    assert why(rounds.round()) == {"latest": "retry"}
+    return rounds
+
+
+def test_a_retry_that_was_under_way_is_made_when_the_suspension_ends():
+    rounds = retried()
+    rounds.suspend()
+    rounds.wait(minutes(1))
+    rounds.edit()
+    assert why(rounds.round()) == {"latest": "hint"}
+    rounds.round(latest=resolved("a"))
+    assert rounds.ready == ("True", "Imported")
+
+
+def test_a_hint_that_comes_during_a_suspension_is_kept():
+    rounds = Rounds(stream(tag()))
+    rounds.round()
+    rounds.round(latest=DENIED)
+    rounds.suspend()
+    rounds.wait(minutes(1))
+    assert why(rounds.round(hints=["latest", "unknown"])) == {}
+    rounds.edit()
+    assert why(rounds.round()) == {"latest": "hint"}
+
+
+def test_what_was_put_off_when_imports_were_suspended_is_owed_no_more():
+    rounds = imported()
+    rounds.wait(INTERVAL)
+    rounds.round()
+    rounds.round(latest=deferred(rounds.now + 10 * INTERVAL))
+    assert rounds.progress["latest"].unserved
+    assert rounds.progress["latest"].late
+    memory = withdrawn(rounds.progress)["latest"]
+    assert (memory.unserved, memory.late) == (0, 0), "nobody waits for it: it must not look overdue, nor be asked again"
+
+
 # --- a registry that is not of one mind -------------------------------------------------------------------------------
 
 
@@ -299,12 +346,81 @@ def test_the_guard_can_be_switched_off():
 
 
 def test_what_is_new_is_never_kept_back():
-    rounds = imported(tag(), rules=ImportRules(history_limit=20))
-    for letter in "bcdef0123":
+    rounds = flap()
+    rounds.take_heard()
+    before = rounds.history()
+    poll(rounds, resolved("c"))
+    assert (rounds.history(), rounds.ready) == (["c", *before], ("True", "Imported"))
+    assert rounds.take_heard() == [TagMoved("latest", pinned("b"), pinned("c"))]
+    with rounds.unwritten():
+        rounds.wait(minutes(1))
+        rounds.round(hints=["latest"])
+        rounds.round(latest=resolved("c"))
+    for letter in "abca":
         rounds.wait(minutes(1))
         rounds.round(hints=["latest"])
         rounds.round(latest=resolved(letter))
-    assert "".join(rounds.history()) == "3210fedcba"
+        assert rounds.history()[0] == "c", "the stale ones go on"
+    assert kept(rounds)
+    assert [type(step) for step in rounds.heard] == [TagFailed], "said once"
+
+
+def test_a_failure_in_between_does_not_end_the_watch():
+    rounds = flap()
+    history = rounds.history()
+    for letter in "abababababab":  # longer than the window, so that the history alone would be forgotten
+        rounds.wait(minutes(6))
+        rounds.round(hints=["latest"])
+        rounds.round(latest=resolved(letter))
+    rounds.take_heard()
+    rounds.wait(minutes(1))
+    rounds.round(hints=["latest"])
+    rounds.round(latest=UNAVAILABLE)
+    for letter in "baba":
+        rounds.wait(minutes(1))
+        rounds.round(hints=["latest"])
+        rounds.round(latest=resolved(letter))
+        assert (rounds.history(), kept(rounds)) == (history, True)
+    assert [step.reason for step in rounds.heard if isinstance(step, TagFailed)] == ["Unavailable", "Flapping"]
+    assert len(rounds.heard) == 2
+
+
+def test_who_names_the_tag_ends_the_watch():
+    rounds = flap()
+    rounds.wait(minutes(1))
+    rounds.edit(refresh="n1 latest")
+    rounds.round()
+    rounds.round(latest=resolved("b"))
+    assert (kept(rounds), rounds.progress["latest"].steady) == (False, None)
+
+
+@pytest.mark.parametrize("indexes", ["ba", "bda", "bdea"])
+def test_an_index_that_is_not_of_one_mind_is_not_written_each_time(indexes: str):
+    rounds = Rounds(stream(tag(mode="Legacy", scheduled=True)))
+    rounds.round()
+    rounds.round(latest=resolved("a", child="c"))
+    before, begin = rounds.writes, rounds.now
+    for letter in indexes * 8:
+        rounds.wait(minutes(5))
+        rounds.round(hints=["latest"])
+        rounds.round(latest=resolved(letter, child="c"))
+    hours = (rounds.now - begin) / timedelta(hours=1)
+    assert 1 <= rounds.writes - before <= hours + 1
+    assert rounds.history() == ["c"]
+
+
+def test_another_index_with_the_same_image_is_known_from_then_on():
+    rounds = Rounds(stream(tag(mode="Legacy")))
+    rounds.round()
+    rounds.round(latest=resolved("a", child="c"))
+    rounds.wait(minutes(1))
+    rounds.round(hints=["latest"])
+    rounds.round(latest=resolved("b", child="c"))
+    rounds.wait(minutes(1))
+    assert rounds.round(hints=["latest"]).due[0].known == Served(digest("b"), digest("c"))
+    rounds.round(latest=resolved("a", child="d"))
+    rounds.wait(minutes(1))
+    assert rounds.round(hints=["latest"]).due[0].known == Served(digest("a"), digest("d")), "a move is always written"
 
 
 # --- late -------------------------------------------------------------------------------------------------------------
@@ -387,6 +503,21 @@ def test_a_first_question_that_hangs_is_noticed_when_its_slots_pass():
     assert rounds.now - NOW <= 3 * INTERVAL
 
 
+def test_a_slot_that_was_put_off_is_served_by_whatever_is_answered_next():
+    rounds = imported()
+    rounds.wait(slot_end(rounds))
+    assert why(rounds.round()) == {"latest": "slot"}
+    rounds.round(latest=deferred(rounds.now + minutes(1)))
+    rounds.edit(interval="24h")  # in whose slots the present moment belongs to one that was served
+    rounds.wait(minutes(1))
+    assert why(rounds.round()) == {"latest": "retry"}
+    assert rounds.pending["latest"].slot == 0
+    rounds.round(latest=resolved("a"))
+    assert rounds.progress["latest"].unserved == 0
+    rounds.edit()
+    assert why(rounds.round()) == {}, "it is not asked for twice in its slot"
+
+
 def test_a_failed_answer_is_in_time():
     rounds = imported()
     run_to(rounds, rounds.now + 4 * INTERVAL, lambda _: NOT_FOUND)
@@ -412,7 +543,84 @@ def test_a_restart_does_not_make_it_look_in_time():
     rounds.restart()
     with rounds.unwritten():
         assert why(rounds.round()) == {"latest": "slot"}
+        rounds.round()
     rounds.round(latest=resolved("a"))
+    assert (schedule(rounds) or ())[:2] == ("True", "OnTime")
+
+
+def slot_end(rounds: Rounds) -> datetime:
+    return datetime.fromtimestamp(slot_begin(rounds.now, REPOSITORY, INTERVAL), UTC) + INTERVAL
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("watermark", [None, NOW - INTERVAL])
+def test_a_tag_is_not_late_for_what_was_before_it_was_polled(is_new: bool, watermark: datetime | None):
+    rounds = imported(tag(), watermark=watermark)
+    rounds.wait(slot_end(rounds) + INTERVAL - seconds(2))
+    if is_new:
+        rounds = Rounds(stream(tag(scheduled=True)), now=rounds.now, watermark=rounds.now - INTERVAL)
+    else:
+        rounds.edit(tag(scheduled=True))
+    assert "latest" in why(rounds.round())
+    begin = rounds.now
+    rounds.wait(seconds(5))
+    rounds.round()
+    assert (schedule(rounds), late(rounds)) == (None, {})
+    rounds.wait(begin + INTERVAL)
+    rounds.round()
+    assert schedule(rounds) is None
+    rounds.wait(seconds(2))
+    rounds.round()
+    assert (schedule(rounds) or ())[:2] == ("False", "Overdue")
+
+
+def test_a_tag_is_not_late_for_what_was_while_it_was_suspended():
+    rounds = imported()
+    rounds.suspend()
+    rounds.wait(slot_end(rounds) + 5 * INTERVAL - seconds(2))
+    rounds.edit()
+    assert why(rounds.round()) == {"latest": "slot"}
+    rounds.wait(seconds(5))
+    rounds.round()
+    assert (schedule(rounds), late(rounds)) == (None, {})
+
+
+def test_what_an_earlier_process_left_undone_is_as_late_as_its_slot():
+    rounds = imported(tag(scheduled=True))
+    end = slot_end(rounds)
+    rounds.wait(end + INTERVAL - seconds(2))
+    rounds.restart()
+    rounds.watermark = end
+    assert why(rounds.round()) == {"latest": "slot"}
+    rounds.wait(seconds(5))
+    rounds.round()
+    assert (schedule(rounds) or ())[:2] == ("False", "Overdue")
+
+
+def test_it_is_in_time_again_although_there_is_always_somebody_who_waits():
+    """Of two repositories each is answered in time, and never both are at rest."""
+    minute = minutes(1)
+
+    def phase(repository: str) -> int:
+        return slot_begin(NOW, repository, minute) % 60
+
+    repositories = [f"h{number}.example/x" for number in range(200)]
+    first = min(repositories, key=phase)
+    second = min(repositories, key=lambda each: abs(phase(each) - phase(first) - 30))
+    tags = [tag("a", f"{first}:1", scheduled=True), tag("b", f"{second}:1", scheduled=True)]
+    rounds = imported(*tags, rules=ImportRules(interval=minute))
+    begun: dict[str, datetime] = {}
+
+    def run(time: timedelta, latency: timedelta) -> None:
+        end = rounds.now + time
+        while rounds.now < end:
+            ripe = [name for name in rounds.pending if rounds.now - begun.setdefault(name, rounds.now) >= latency]
+            rounds.round(**{name: resolved("a") for name in ripe if begun.pop(name)})
+            rounds.wait(seconds(1))
+
+    run(minutes(4), latency=seconds(150))
+    assert (schedule(rounds) or ())[:2] == ("False", "Overdue")
+    run(minutes(4), latency=seconds(35))
     assert (schedule(rounds) or ())[:2] == ("True", "OnTime")
 
 
@@ -521,7 +729,7 @@ def test_what_the_rules_allow_by_now_is_asked_for_without_a_restart(image: str):
     rounds.round()
     rounds.round(latest=resolved("a"))
     rounds.wait(minutes(60))
-    rounds.rules = RULES
+    rounds.use(RULES)
     again = rounds.round().look_again
     assert again is not None
     assert again - rounds.now <= RULES.retry_base
@@ -539,6 +747,70 @@ def test_what_the_rules_forbid_by_now_is_said_and_keeps_its_image():
     assert rounds.history() == ["a"]
     rounds.wait(INTERVAL * 2)
     assert why(rounds.round()) == {}
+
+
+def test_a_retry_under_way_is_made_by_the_new_rules():
+    rounds = retried()
+    rounds.use(ImportRules(policy=Policy(hosts={"ghcr.io": HostRule(insecure=True)})))
+    assert why(rounds.round()) == {"latest": "hint"}
+
+
+def test_a_listing_under_way_is_retried_by_the_new_rules():
+    rounds = Rounds(stream(repository=REPOSITORY))
+    rounds.round()
+    again = rounds.round(listing=UNAVAILABLE).look_again
+    assert again is not None
+    rounds.wait(again)
+    rounds.round()
+    rounds.use(ImportRules(policy=Policy(hosts={"ghcr.io": HostRule(insecure=True)})))
+    assert why(rounds.round()) == {"": "hint"}
+
+
+@pytest.mark.parametrize("is_repository", [False, True])
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(
+    ("outcome", "is_asked"),
+    [
+        pytest.param(failed("Refused", "quay.io is at a loopback address", retryable=False), True, id="by its address"),
+        pytest.param(failed("Blocked", "blocked", retryable=False), True, id="by a policy"),
+        pytest.param(DENIED, True, id="denied"),
+        pytest.param(failed("Forbidden", "no", retryable=False), True, id="forbidden"),
+        pytest.param(NOT_FOUND, False, id="not found"),
+        pytest.param(resolved("a"), False, id="imported"),
+    ],
+)
+def test_new_rules_ask_again_for_what_the_old_ones_may_have_refused(
+    outcome: Any, is_asked: bool, restarts: bool, is_repository: bool
+):
+    name = "1" if is_repository else "latest"
+    rounds = Rounds(stream(repository=REPOSITORY) if is_repository else stream(tag()))
+    rounds.round()
+    if is_repository:
+        rounds.round(listing=listed("1"))
+    rounds.round(**{name: outcome})
+    if restarts:
+        rounds.restart()
+        rounds.round()
+    rounds.wait(minutes(1))
+    rounds.use(ImportRules(policy=Policy(hosts={"quay.io": HostRule(internal=True)})))
+    assert (name in why(rounds.round())) == is_asked
+
+
+def test_new_rules_list_again_what_the_old_ones_may_have_refused():
+    rounds = Rounds(stream(repository=REPOSITORY))
+    rounds.round()
+    rounds.round(listing=DENIED)
+    rounds.wait(minutes(1))
+    rounds.use(RULES)
+    assert why(rounds.round()) == {"": "hint"}
+
+
+def test_new_rules_end_what_was_put_off_by_the_old_ones():
+    rounds = Rounds(stream(tag()))
+    rounds.round()
+    rounds.round(latest=deferred(rounds.now + minutes(360)))
+    rounds.use(RULES)
+    assert "latest" in why(rounds.round())
 
 
 # --- size, and the order of answers -----------------------------------------------------------------------------------

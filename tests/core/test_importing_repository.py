@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imagestreams.core.importing import REPOSITORY as LISTING
 from imagestreams.core.importing import Plan
 from imagestreams.core.keychain import Credential, Entry
-from imagestreams.core.lookup import Listing, Lookup
+from imagestreams.core.lookup import Listing, Lookup, Outcome
 from imagestreams.core.merging import RepositoryFailed, RepositoryImported, TagFailed, TagMoved
 from imagestreams.core.policy import Policy
 from imagestreams.core.stream import Condition, Observed, Repository, Status, StatusTag, TagReference, encode
@@ -22,8 +22,10 @@ from tests.core.streams import (
     REPOSITORY,
     UNAVAILABLE,
     Rounds,
+    answer,
     deferred,
     failed,
+    follower,
     listed,
     minutes,
     pinned,
@@ -202,6 +204,70 @@ def test_what_is_no_repository_is_refused(text: str, reason: str):
         assert rounds.round().look_again is None
 
 
+ALIAS = follower("alias", "1")
+
+
+def test_an_alias_of_a_repositorys_tag_waits_for_the_listing():
+    rounds = Rounds(stream(ALIAS, follower("second", "alias"), repository=REPOSITORY))
+    with rounds.unwritten():
+        rounds.round()
+        rounds.round(listing=listed("1"))
+    rounds.answer_all(resolved("a"))
+    assert rounds.writes == 1
+    assert (rounds.history("alias"), rounds.history("second")) == (["a"], ["a"])
+    assert not [step for step in rounds.heard if isinstance(step, TagFailed)]
+
+
+def test_so_does_one_of_another_stream():
+    base = Rounds(stream(repository=REPOSITORY, name="base"))
+    rounds = Rounds(stream(follower("latest", "base:1")), others=[base.stream])
+    with rounds.unwritten():
+        rounds.round()
+        base.round()
+        base.round(listing=listed("1", "2"))
+        base.round(**{"2": resolved("b")})
+        rounds.others[base.stream.key] = base.stream
+        rounds.round()
+    base.round(**{"1": resolved("a")})
+    rounds.others[base.stream.key] = base.stream
+    rounds.round()
+    assert rounds.history() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "outcome", [listed("2"), UNAVAILABLE, NOT_FOUND], ids=["not in it", "not listed", "no repository"]
+)
+@pytest.mark.parametrize("is_other", [False, True])
+def test_an_alias_of_what_a_repository_does_not_give_is_told_so(outcome: Outcome, is_other: bool):
+    base = Rounds(stream(*([] if is_other else [ALIAS]), repository=REPOSITORY, name="base"))
+    base.round()
+    base.round(listing=outcome)
+    base.answer_all(resolved("a"))
+    rounds = base
+    if is_other:
+        rounds = Rounds(stream(follower("alias", "base:1")), others=[base.stream])
+        rounds.round()
+    found = rounds.status_tag("alias").outcome
+    assert found is not None
+    assert found.reason == "TagNotFound"
+
+
+def test_an_alias_of_a_tag_that_only_pushes_feed_does_not_wait_for_the_listing():
+    rounds = rounds_of(pushed("1"), ALIAS)
+    found = rounds.status_tag("alias").outcome
+    assert found is not None
+    assert found.reason == "TagNotFound"
+
+
+def test_an_alias_is_not_awaited_of_a_repository_that_is_refused_or_suspended():
+    for base in (stream(repository="quay.io", name="base"), stream(repository=REPOSITORY, name="base", suspend="true")):
+        rounds = Rounds(stream(follower("latest", "base:1")), others=[base])
+        rounds.round()
+        found = rounds.status_tag().outcome
+        assert found is not None
+        assert found.reason == "TagNotFound"
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +320,7 @@ def test_what_settings_allow_by_now_is_listed():
     refusing = ImportRules(policy=Policy(hosts={}, allowed=("docker.io",)))
     rounds = rounds_of(rules=refusing)
     assert said(rounds) == ("False", "NotAllowed")
-    rounds.rules = RULES
+    rounds.use(RULES)
     plan = rounds.round()
     if not plan.due:
         assert plan.look_again is not None
@@ -297,6 +363,97 @@ def test_a_deferred_listing_is_waited_for():
         assert rounds.round(listing=deferred(until)).look_again == until
     rounds.wait(until)
     assert list(why(rounds.round())) == [LISTING]
+
+
+@pytest.mark.parametrize("outcome", [UNAVAILABLE, NOT_FOUND])
+@pytest.mark.parametrize("is_answered_with_it", [False, True])
+def test_what_is_imported_is_said_again_when_a_change_that_failed_is_taken_back(
+    outcome: Outcome, is_answered_with_it: bool
+):
+    rounds = imported("1")
+    rounds.edit(insecure_repository="true")
+    rounds.round()
+    tags = {"1": resolved("a")} if is_answered_with_it else {}
+    rounds.round(listing=outcome, **tags)
+    assert said(rounds)[0] == "False"
+    rounds.edit()
+    rounds.round()
+    assert (said(rounds), condition(rounds).message) == (
+        ("True", "Imported"),
+        f'all tags of "{REPOSITORY}" are imported: 1',
+    )
+    rounds.answer_all(resolved("a"))
+    assert rounds.ready == ("True", "Imported")
+
+
+def test_a_failure_is_not_said_of_what_was_never_tried():
+    rounds = rounds_of()
+    rounds.round(listing=NOT_FOUND)
+    rounds.edit(insecure_repository="true")
+    rounds.round()
+    assert said(rounds) == ("False", "Importing")
+    rounds.restart()
+    assert why(rounds.round()) == {LISTING: "source"}, "the failure is not taken for one of the new source"
+
+
+def waiting_behind_a_failed_listing() -> Rounds:
+    """A selection waits for its host, a listing that a request wanted fails, and a tag of spec is not found."""
+    rounds = rounds_of(tag())
+    rounds.round(listing=listed("1", "2"), latest=NOT_FOUND)
+    rounds.round(**dict.fromkeys(("1", "2"), deferred(rounds.now + minutes(20))))
+    rounds.take_heard()
+    rounds.wait(minutes(1))
+    rounds.edit(refresh="n1")
+    rounds.round()
+    rounds.round(listing=UNAVAILABLE, latest=NOT_FOUND)
+    assert said(rounds) == ("False", "Unavailable")
+    assert rounds.take_heard() == [RepositoryFailed(REPOSITORY, "Unavailable", UNAVAILABLE.message)]
+    return rounds
+
+
+def test_a_listing_that_fails_again_and_again_is_said_once_while_a_selection_waits():
+    rounds = waiting_behind_a_failed_listing()
+    failures = 0
+    with rounds.unwritten():
+        while failures < 4:
+            again = rounds.round().look_again
+            assert again is not None
+            rounds.wait(again)
+            rounds.round()
+            if LISTING in rounds.pending:
+                rounds.round(listing=UNAVAILABLE)
+                failures += 1
+
+
+def test_a_selection_that_is_complete_does_not_hide_the_failure_of_the_next_listing():
+    rounds = waiting_behind_a_failed_listing()
+    rounds.wait(minutes(20))
+    rounds.round()
+    assert {"1", "2"} <= rounds.pending.keys()
+    rounds.answer_all(resolved("a"))
+    assert (tags_of(rounds), recorded(rounds)) == (
+        {"latest", "1", "2"},
+        Repository(REPOSITORY, found=2, limit=1000),
+    )
+    assert said(rounds) == ("False", "Unavailable")
+    assert not [step for step in rounds.heard if isinstance(step, RepositoryImported)]
+    rounds.round(listing=listed("1", "2"))
+    assert said(rounds) == ("True", "Imported")
+
+
+def test_a_request_for_all_is_open_until_what_is_listed_is_imported_as_spec_says_now():
+    """The tag was answered for the request already, but as spec was before."""
+    rounds = imported("1")
+    rounds.edit(refresh="n1")
+    rounds.round()
+    rounds.round(**{"1": resolved("a")})
+    rounds.edit(refresh="n1", insecure_repository="true")
+    rounds.round()
+    rounds.round(listing=listed("1"))
+    assert "1" in rounds.pending
+    assert handled(rounds) is None
+    rounds.answer_all(resolved("a"))
+    assert handled(rounds) == "n1"
 
 
 # --- portions and restarts --------------------------------------------------------------------------------------------
@@ -475,6 +632,97 @@ def test_tags_for_which_the_status_has_no_room_are_left_out_the_best_stay():
         rounds.restart()
         rounds.wait(minutes(60))
         assert rounds.round().look_again is None
+
+
+LETTERS = "abcdef"
+
+
+def with_history(rounds: Rounds, name: str) -> None:
+    for letter in LETTERS:
+        rounds.wait(minutes(1))
+        rounds.round(hints=[name])
+        rounds.round(**{name: resolved(letter)})
+    assert "".join(rounds.history(name)) == LETTERS[::-1]
+
+
+def test_a_repository_does_not_cost_the_other_tags_their_history():
+    rounds = Rounds(stream(tag("prod", "quay.io/acme/prod:1")), rules=ImportRules(status_budget=20_000))
+    with_history(rounds, "prod")
+    rounds.edit(repository=REPOSITORY)
+    rounds.round()
+    names = [f"t{number:03}" for number in range(100)]
+    rounds.round(listing=listed(*names))
+    rounds.answer_all(resolved("a"))
+    assert "".join(rounds.history("prod")) == LETTERS[::-1]
+    got = tags_of(rounds) - {"prod"}
+    assert got == set(names[: len(got)]), "the best"
+    assert said(rounds) == ("True", "LeftOut")
+    # And when they all move, theirs goes first.
+    rounds.wait(minutes(1))
+    rounds.edit(refresh="n1")
+    rounds.round()
+    rounds.round(listing=listed(*names))
+    rounds.answer_all(resolved("b"))
+    assert rounds.history("prod")[0] == "b"
+    assert "".join(rounds.history("prod"))[1:] == LETTERS[::-1]
+    assert tags_of(rounds) - {"prod"} == got, "what is recorded is never dropped"
+    assert any(rounds.history(name) == ["b"] for name in got)
+    with rounds.unwritten():
+        rounds.round()
+
+
+def test_history_gives_way_to_new_tags_of_spec():
+    rounds = Rounds(stream(tag("prod", "quay.io/acme/prod:1")), rules=ImportRules(status_budget=2_400))
+    with_history(rounds, "prod")
+    rounds.edit(tag("prod", "quay.io/acme/prod:1"), tag("new"))
+    rounds.round()
+    rounds.round(new=resolved("a"))
+    assert rounds.history("new") == ["a"]
+    assert 0 < len(rounds.history("prod")) < len(LETTERS)
+
+
+def test_the_rest_of_a_selection_for_which_there_is_no_room_is_not_asked_for():
+    rules = ImportRules(status_budget=20_000)
+    rounds = rounds_of(rules=rules)
+    rounds.round(listing=listed(*(f"t{number:04}" for number in range(1000))))
+    asked = 0
+    while rounds.pending:
+        asked += len(rounds.pending)
+        rounds.round(**dict.fromkeys(list(rounds.pending), resolved("a")))
+    assert asked <= 200, "one portion shows that there is no room"
+    assert (recorded(rounds) or Repository("")).left_out == 1000 - len(tags_of(rounds))
+
+
+def test_a_listing_that_was_asked_for_otherwise_is_dropped():
+    rounds = rounds_of()
+    late = answer(rounds.pending.pop(LISTING), listed("x"), rounds.now)
+    rounds.edit(repository=REPOSITORY, insecure_repository="true")
+    rounds.round()
+    rounds.merge(late)
+    rounds.plan()
+    assert list(rounds.pending) == [LISTING], "a tag of an insecure registry is not what is wanted securely"
+    assert rounds.progress[LISTING].selected is None
+
+
+def test_a_tag_that_somebody_removed_is_not_asked_for_again_and_again():
+    """Somebody writes a status without it, each time that it was imported."""
+    rounds = rounds_of()
+    rounds.round(listing=listed("1", "2"))
+    first = resolved("a")
+    rounds.round(**{"1": first})
+    for _ in range(3):
+        status = rounds.stream.status
+        assert status is not None
+        rounds.stream = rounds.stream.with_status(Status(conditions=status.conditions))
+        answered = rounds.now
+        rounds.wait(seconds(2))
+        for _ in range(2):
+            plan = rounds.round()
+            assert "1" not in why(plan), "not at once"
+        assert plan.look_again == answered + RULES.retry_base
+        rounds.wait(plan.look_again)
+        assert why(rounds.round()) == {"1": "source"}
+        rounds.round(**{"1": first})
 
 
 def test_a_request_ends_where_there_is_no_room():

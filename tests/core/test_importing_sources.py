@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagestreams.core.following import MAX_HOPS, Chains, ImageIndex
+from imagestreams.core.following import Chains, ImageIndex
 from imagestreams.core.merging import LOOK_AGAIN, TagFailed, TagMoved, TagRecovered, merge_status
 from imagestreams.core.stream import (
+    MAX_HOPS,
     ImageStream,
     Istag,
     ObjectKey,
@@ -164,9 +165,25 @@ def test_the_streams_that_are_followed_are_named():
 def test_a_consumer_of_a_tag_that_follows_a_reference_of_its_stream_gets_it():
     rounds = Rounds(stream(follower("latest", "1"), tag("1", reference=True)))
     rounds.round()
-    image = latest_image(rounds.stream, "latest")
+    image = latest_image(rounds.stream, "latest", rounds.others.get)
     assert image is not None
     assert (image.pull_spec, image.digest) == ("quay.io/acme/app:latest", "")
+
+
+@pytest.mark.parametrize("namespace", ["team", "shared"])
+def test_a_consumer_of_a_tag_that_follows_a_reference_of_another_stream_gets_it(namespace: str):
+    """What is imported is what rolls out: both go by one rule."""
+    base = Rounds(
+        stream(tag("1", "quay.io/acme/app:1", reference=True), follower("2", "1"), name="base", namespace=namespace)
+    )
+    base.round()
+    others = [base.stream]
+    rounds = Rounds(stream(follower("latest", "base:2", namespace=namespace)), others=others, may_pull=[SHARED])
+    rounds.round()
+    assert rounds.ready == ("True", "Imported")
+    image = latest_image(rounds.stream, "latest", rounds.others.get)
+    assert image is not None
+    assert (image.pull_spec, image.digest) == ("quay.io/acme/app:1", "")
 
 
 # --- streams of other namespaces --------------------------------------------------------------------------------------

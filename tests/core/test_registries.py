@@ -193,7 +193,7 @@ def test_an_empty_document_says_nothing(text):
         ("? [a]\n: b", "the document: has a key that is no text (line 1)"),
         ("{}\n---\n{}", "the document: a second document begins; keep one (line 2)"),
         ("[[[[[[[[[[a]]]]]]]]]]", "the document: is nested too deeply (line 1)"),
-        ("#" * (MAX_TEXT + 1), f"the document: has more than {MAX_TEXT} characters"),
+        ("#" * (MAX_TEXT + 1), f"the document: has more than {MAX_TEXT} characters; keep what is needed here"),
         ("allowed: [" + "a," * 1001 + "]", "allowed: has 1001 entries; 1000 are allowed"),
         ("mirrors: [{source: a.io, mirrors: [" + "b.io," * 65 + "]}]", "mirrors[0].mirrors: has 65 entries; 64 are"),
         ("hosts:\n" + "".join(f"  h{n}.io: {{}}\n" for n in range(2001)), "hosts: has 2001 hosts; 2000 are allowed"),

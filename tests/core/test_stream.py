@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagestreams.core import stream as api
+from imagestreams.core.following import no_streams
 from imagestreams.core.lookup import ImportMode, Source
 from imagestreams.core.reference import InvalidReference
 from imagestreams.core.stream import (
+    MAX_HOPS,
     Condition,
     Handled,
     ImageStream,
@@ -540,7 +542,7 @@ AS_WRITTEN = TagEvent(created=NOW, docker_image_reference="quay.io/acme/app:stab
     ],
 )
 def test_a_consumer_gets(found: ImageStream, pull_spec: str, served: str):
-    image = latest_image(found, "latest")
+    image = latest_image(found, "latest", no_streams)
     assert image is not None
     assert (image.pull_spec, image.digest) == (pull_spec, served)
 
@@ -548,7 +550,7 @@ def test_a_consumer_gets(found: ImageStream, pull_spec: str, served: str):
 def test_a_failed_attempt_does_not_take_the_image_away():
     failed = TagCondition(type="ImportSuccess", status="False", reason="NotFound")
     status = Status(tags=(StatusTag(tag="latest", items=(IMPORTED,), conditions=(failed,)),))
-    assert latest_image(stream(tag(), status=status), "latest") == TagImage(
+    assert latest_image(stream(tag(), status=status), "latest", no_streams) == TagImage(
         pinned("a"), digest("a"), event_identity(Istag("team", "app", "latest"), IMPORTED)
     )
 
@@ -563,7 +565,7 @@ def test_a_failed_attempt_does_not_take_the_image_away():
     ],
 )
 def test_nothing_recorded_is_nothing(found: ImageStream):
-    assert latest_image(found, "latest") is None
+    assert latest_image(found, "latest", no_streams) is None
 
 
 @pytest.mark.parametrize(
@@ -579,7 +581,7 @@ def test_nothing_recorded_is_nothing(found: ImageStream):
 )
 def test_an_item_that_is_no_image_is_refused(event: TagEvent):
     with pytest.raises(InvalidReference):
-        latest_image(_recorded(event), "latest")
+        latest_image(_recorded(event), "latest", no_streams)
 
 
 @pytest.mark.parametrize(
@@ -592,18 +594,35 @@ def test_an_item_that_is_no_image_is_refused(event: TagEvent):
         pytest.param((follower("latest", "x"), tag("x")), False, id="follows an image"),
         pytest.param((follower("latest", "y"), follower("y", "latest")), False, id="a circle"),
         pytest.param((follower("latest", "web:x"), tag("x", reference=True)), False, id="another stream's tag"),
+        pytest.param((follower("latest", "base:x"),), True, id="a reference of another stream"),
+        pytest.param((follower("latest", "base:y"),), True, id="which that stream follows in a third"),
+        pytest.param((follower("latest", "base:z"),), False, id="another stream's tag that is none"),
+        pytest.param((follower("latest", "base:back"),), False, id="a circle through another stream"),
+        pytest.param((follower("latest", "base:deep0"),), False, id="farther than is looked"),
         pytest.param((follower("latest", "nowhere"),), False, id="follows nothing"),
     ],
 )
 def test_an_item_without_a_digest_counts_where_spec_says_so(tags: tuple[TagReference, ...], is_reference: bool):
     found = _recorded(AS_WRITTEN, tags=tags)
+    deep = [follower(f"deep{number}", f"deep{number + 1}") for number in range(MAX_HOPS + 1)]
+    base = stream(
+        tag("x", reference=True),
+        follower("y", "third:x", namespace="shared"),
+        tag("z"),
+        follower("back", "app:latest"),
+        *deep,
+        tag(f"deep{MAX_HOPS + 1}", reference=True),
+        name="base",
+    )
+    third = stream(tag("x", reference=True), name="third", namespace="shared")
+    others = {other.key: other for other in (base, third)}
     if is_reference:
-        image = latest_image(found, "latest")
+        image = latest_image(found, "latest", others.get)
         assert image is not None
         assert image.pull_spec == "quay.io/acme/app:stable"
     else:
         with pytest.raises(InvalidReference):
-            latest_image(found, "latest")
+            latest_image(found, "latest", others.get)
 
 
 # --- tag events -------------------------------------------------------------------------------------------------------
