@@ -29,9 +29,10 @@ from imagestreams.core.image import (
     images_of,
     object_name,
     places_of,
+    put_off_until,
     setback_after,
 )
-from imagestreams.core.keychain import Entry
+from imagestreams.core.keychain import Entry, candidates
 from imagestreams.core.lookup import Answer, Deferred, Described, Failed, Listed, Resolved, Source, Ticket
 from imagestreams.core.policy import Place, Refused
 from imagestreams.core.stream import ImageStream, ObjectKey
@@ -46,12 +47,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 AGAIN: Final = frozenset({"again"})
-"""Hints for the queue: what was given up is tried once more, as credentials or the policy have changed."""
+"""Hints for the queue: credentials or the policy have changed. What is being asked is asked anew by them, and what was
+given up or put off is tried once more.
+"""
 
 _MAX_DELETED = 100  # in one sweep
 _CHUNK = 200  # streams that a sweep looks at before the loop has its turn
 _RESERVE = 50  # pulls that are left to imports
 _QUOTA_COUNTS = timedelta(hours=1)
+_MAX_SHORT = 2048  # hosts and kinds of account whose pulls run short; the latest words count
+_MAX_PAUSED = 256  # hosts that put a namespace off; beyond them each image is put off by itself
 _SETTLE = timedelta(minutes=1)  # until the watch must have brought an object that is said to be there
 
 
@@ -92,14 +97,45 @@ class ImageLimits:
     per_host: int = 2
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Route:
+    """Where the images of one repository are asked for; one object for all of them."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def host(self) -> str:
+        """The one that is asked first."""
+        return self.places[0].transport.host
+
+    @property
+    def takes_logins(self) -> bool:
+        return any(place.transport.credentials for place in self.places)
+
+    def account(self, entries: Iterable[Entry]) -> str:
+        """The kind of account whose pulls are used, in the words of `ImageReconciler.heed`."""
+        place = self.places[0]
+        is_known = place.transport.credentials and candidates(entries, place.reference)
+        return "authenticated" if is_known else "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question under way."""
+
+    wanted: WantedImage
+    route: _Route
+
+
 @dataclass(slots=True)
 class _Memory:
     """What is known of a stream's images beyond what is in the cluster."""
 
     uid: str
-    asked: dict[str, tuple[WantedImage, str]] = field(default_factory=dict)  # by digest, with the host
+    asked: dict[str, _Asked] = field(default_factory=dict)  # by digest
     setbacks: dict[str, Setback] = field(default_factory=dict)  # by digest
     waits: bool = False  # for a slot, or the end of a host's pause: it comes back by itself
+    until: datetime | None = None  # when the first of its pauses and setbacks ends
     is_told: bool = False  # that the budget is spent
 
 
@@ -200,7 +236,9 @@ class ImageReconciler:
         self._memory: dict[ImageKey, _Memory] = {}
         self._hosts = _Slots(limits.per_host)
         self._namespaces = _Slots(limits.per_namespace)
-        self._paused: dict[str, datetime] = {}  # hosts that are not asked for images now
+        # Until when a host is not asked: by namespace, and by host and kind of account.
+        self._paused: dict[str, dict[str, datetime]] = {}
+        self._short: dict[tuple[str, str], datetime] = {}
         self._unreferenced = Unreferenced()
 
     # --- one stream -------------------------------------------------------------------------------------------------
@@ -228,7 +266,6 @@ class ImageReconciler:
             self.forget(key)
             memory = self._memory[key] = _Memory(stream.metadata.uid)
         wanted = images_of(stream)
-        self._unreferenced = self._unreferenced.without({object_name(each.digest) for each in wanted})
         self._release_lost(key, memory)
         digests = {each.digest for each in wanted}
         for answer in self._lanes.peek(key):
@@ -236,8 +273,21 @@ class ImageReconciler:
                 await self._take_in(key, memory, answer)
             self._release(key, memory, [answer.ticket.tag])
             self._lanes.acknowledge(key, (answer,))
+        if hints:
+            self._begin_anew(key, memory)
         if self._images.synced.is_set():
-            await self._ask(key, stream, memory, wanted, is_again=bool(hints))
+            await self._ask(key, stream, memory, wanted)
+
+    def _begin_anew(self, key: ImageKey, memory: _Memory) -> None:
+        """Drop what was asked by rules and credentials of before, and what they gave up or put off."""
+        self._lanes.forget(key)
+        self._release(key, memory, tuple(memory.asked))
+        self._paused.pop(key.namespace, None)
+        memory.setbacks = {
+            digest: setback
+            for digest, setback in memory.setbacks.items()
+            if not (setback.is_final or setback.is_put_off)
+        }
 
     def forget(self, key: ImageKey) -> None:
         """The stream is gone."""
@@ -246,13 +296,21 @@ class ImageReconciler:
         if memory is not None:
             self._release(key, memory, tuple(memory.asked))
 
+    def note(self, stream: ImageStream) -> None:
+        """What the stream refers to is in use. To be told of each stream that is new or has changed, at once: while a
+        sweep deletes, a reconcile may come too late.
+        """
+        self._unreferenced = self._unreferenced.without({object_name(digest) for digest in digests_of(stream)})
+
     def heed(self, host: str, account: str, remaining: int) -> None:
-        """A registry has said how many pulls are left to an account: the last ones are not for images."""
-        name = f"{host} {account}"
+        """A registry has said how many pulls are left to an account ("anonymous" or "authenticated"): the last ones are
+        not for images. Who asks with the other kind of account has pulls of his own.
+        """
+        self._short.pop((host, account), None)
         if remaining < _RESERVE:
-            self._paused[name] = self._clock() + _QUOTA_COUNTS
-        else:
-            self._paused.pop(name, None)
+            if len(self._short) >= _MAX_SHORT:
+                del self._short[next(iter(self._short))]
+            self._short[host, account] = self._clock() + _QUOTA_COUNTS
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -260,12 +318,12 @@ class ImageReconciler:
         digest, outcome = answer.ticket.tag, answer.outcome
         match outcome:
             case Described(body=body) if digest in memory.asked:
-                await self._create(key, memory, memory.asked[digest][0], body)
+                await self._create(key, memory, memory.asked[digest].wanted, body)
             case Failed(reason=reason, message=message, retryable=retryable):
                 self._fail(key, memory, digest, f"{reason}: {message}", retryable=retryable)
             case Deferred(until=until):
-                if digest in memory.asked:
-                    self._paused[memory.asked[digest][1]] = until
+                if asked := memory.asked.get(digest):
+                    self._put_off(key, memory, asked, until)
             case Described() | Resolved() | Listed():
                 pass  # of a stream that was created anew meanwhile; or nothing that was asked here
 
@@ -299,92 +357,106 @@ class ImageReconciler:
             again=setback.again.isoformat() if setback.again else "never",
         )
 
+    def _put_off(self, key: ImageKey, memory: _Memory, asked: _Asked, until: datetime) -> None:
+        """Somebody must not be asked before `until` with the credentials of the namespace; others may have their own.
+
+        Where there are several places nobody knows which of them it is: another image may be had at the first.
+        """
+        paused = self._paused.setdefault(key.namespace, {})
+        host = asked.route.host
+        if len(asked.route.places) == 1 and (host in paused or len(paused) < _MAX_PAUSED):
+            paused[host] = until
+        else:
+            digest = asked.wanted.digest
+            memory.setbacks[digest] = put_off_until(memory.setbacks.get(digest), until)
+
     # --- questions --------------------------------------------------------------------------------------------------
 
-    async def _ask(
-        self, key: ImageKey, stream: ImageStream, memory: _Memory, wanted: tuple[WantedImage, ...], *, is_again: bool
-    ) -> None:
+    async def _ask(self, key: ImageKey, stream: ImageStream, memory: _Memory, wanted: tuple[WantedImage, ...]) -> None:
         """Ask for what is missing, as far as there is room."""
         now = self._clock()
         missing = [each for each in wanted if not self._images.has(each.digest)]
         digests = {each.digest for each in missing}
-        memory.setbacks = {
-            digest: setback
-            for digest, setback in memory.setbacks.items()
-            if digest in digests and not (is_again and setback.is_final)
-        }
+        memory.setbacks = {digest: setback for digest, setback in memory.setbacks.items() if digest in digests}
         open_ = [each for each in missing if each.digest not in memory.asked and not _is_held(memory, each.digest, now)]
-        chosen, hosts = self._choose(key, stream, memory, open_)
-        if chosen:
-            await self._submit(key, stream, memory, chosen)
-        moments = [setback.again for setback in memory.setbacks.values() if setback.again and setback.again > now]
-        moments += [until for host in hosts if (until := self._paused_until(host)) is not None]
-        if moments:
-            self._later(key, max(1.0, (min(moments) - now).total_seconds()))
-
-    def _choose(
-        self, key: ImageKey, stream: ImageStream, memory: _Memory, missing: Iterable[WantedImage]
-    ) -> tuple[list[tuple[WantedImage, tuple[Place, ...]]], set[str]]:
-        """What is asked now, with its slots taken, and the hosts that were thought of."""
-        chosen: list[tuple[WantedImage, tuple[Place, ...]]] = []
-        known: dict[object, tuple[Place, ...] | Refused] = {}  # where to ask follows from the repository
-        hosts: set[str] = set()
         memory.waits = False
+        moments: list[datetime] = []
+        if open_ and self._has_budget(key, stream, memory):
+            routed = self._routed(key, memory, open_)
+            # Whose pulls would be used is known by the credentials.
+            has_logins = any(route.takes_logins for _, route in routed)
+            entries = await self._credentials(stream) if has_logins else ()
+            chosen, moments = self._choose(key, stream, memory, routed, entries)
+            self._submit(key, stream, chosen, entries)
+        moments += [setback.again for setback in memory.setbacks.values() if setback.again and setback.again > now]
+        memory.until = min(moments, default=None)
+        if memory.until is not None:
+            self._later(key, max(1.0, (memory.until - now).total_seconds()))
+
+    def _routed(
+        self, key: ImageKey, memory: _Memory, missing: Iterable[WantedImage]
+    ) -> list[tuple[WantedImage, _Route]]:
+        """Where each image is asked for; those that must not be are given up."""
+        known: dict[object, _Route | Refused] = {}  # it follows from the repository
+        routed: list[tuple[WantedImage, _Route]] = []
         for each in missing:
-            if not self._has_budget(key, stream, memory):
-                break
             repository = each.recorded.repository, each.source and each.source.repository, each.insecure
             if repository not in known:
-                known[repository] = places_of(each, self._places)
-            places = known[repository]
-            if isinstance(places, Refused):
-                self._fail(key, memory, each.digest, f"{places.reason}: {places.message}", retryable=False)
-                continue
-            host = places[0].transport.host
-            hosts.add(host)
-            if self._paused_until(host) is not None:
+                places = places_of(each, self._places)
+                known[repository] = places if isinstance(places, Refused) else _Route(places)
+            route = known[repository]
+            if isinstance(route, Refused):
+                self._fail(key, memory, each.digest, f"{route.reason}: {route.message}", retryable=False)
+            else:
+                routed.append((each, route))
+        return routed
+
+    def _choose(
+        self,
+        key: ImageKey,
+        stream: ImageStream,
+        memory: _Memory,
+        routed: Iterable[tuple[WantedImage, _Route]],
+        entries: tuple[Entry, ...],
+    ) -> tuple[list[_Asked], list[datetime]]:
+        """What is asked now, with its slots taken, and the moments at which more can be."""
+        chosen: list[_Asked] = []
+        pauses: dict[_Route, datetime | None] = {}
+        for each, route in routed:
+            if not self._has_budget(key, stream, memory):
+                break
+            if route not in pauses:
+                pauses[route] = self._paused_until(key.namespace, route, entries)
+            if pauses[route] is not None:
                 memory.waits = True
                 continue
             if self._namespaces.room(key.namespace, key) <= 0:
                 memory.waits = True
                 self._namespaces.wait(key.namespace, key)
                 break
-            if self._hosts.room(host, key) <= 0:
+            if self._hosts.room(route.host, key) <= 0:
                 memory.waits = True
-                self._hosts.wait(host, key)
+                self._hosts.wait(route.host, key)
                 continue
-            self._hosts.take(host)
+            self._hosts.take(route.host)
             self._namespaces.take(key.namespace)
-            memory.asked[each.digest] = each, host
-            chosen.append((each, places))
-        return chosen, hosts
+            asked = memory.asked[each.digest] = _Asked(each, route)
+            chosen.append(asked)
+        return chosen, [until for until in pauses.values() if until is not None]
 
-    async def _submit(
-        self,
-        key: ImageKey,
-        stream: ImageStream,
-        memory: _Memory,
-        chosen: list[tuple[WantedImage, tuple[Place, ...]]],
-    ) -> None:
-        entries: tuple[Entry, ...] = ()
-        if any(place.transport.credentials for _, places in chosen for place in places):
-            try:
-                entries = await self._credentials(stream)
-            except BaseException:
-                self._release(key, memory, [each.digest for each, _ in chosen])
-                raise
+    def _submit(self, key: ImageKey, stream: ImageStream, chosen: Iterable[_Asked], entries: tuple[Entry, ...]) -> None:
         self._lanes.submit(
             key,
             [
                 Ticket(
                     uid=stream.metadata.uid,
-                    tag=each.digest,
-                    source=Source("DockerImage", str(each.recorded)),
+                    tag=asked.wanted.digest,
+                    source=Source("DockerImage", str(asked.wanted.recorded)),
                     request="",
                     slot=0,
-                    question=description_of(each.digest, places, entries),
+                    question=description_of(asked.wanted.digest, asked.route.places, entries),
                 )
-                for each, places in chosen
+                for asked in chosen
             ],
         )
 
@@ -406,11 +478,13 @@ class ImageReconciler:
             )
         return False
 
-    def _paused_until(self, host: str) -> datetime | None:
-        """Until when nothing is asked of a host, if so."""
-        now = self._clock()
-        names = (host, f"{host} anonymous", f"{host} authenticated")
-        return max((until for name in names if (until := self._paused.get(name, now)) > now), default=None)
+    def _paused_until(self, namespace: str, route: _Route, entries: tuple[Entry, ...]) -> datetime | None:
+        """Until when a namespace asks nothing of a host, if so."""
+        now, host = self._clock(), route.host
+        moments = [self._paused.get(namespace, {}).get(host, now)]
+        if self._short:
+            moments.append(self._short.get((host, route.account(entries)), now))
+        return max((until for until in moments if until > now), default=None)
 
     # --- slots ------------------------------------------------------------------------------------------------------
 
@@ -424,9 +498,9 @@ class ImageReconciler:
         hosts = set()
         for digest in digests:
             if asked := memory.asked.pop(digest, None):
-                self._hosts.free(asked[1])
+                self._hosts.free(asked.route.host)
                 self._namespaces.free(key.namespace)
-                hosts.add(asked[1])
+                hosts.add(asked.route.host)
         if hosts:
             self._call({key.namespace}, hosts)
 
@@ -449,7 +523,7 @@ class ImageReconciler:
         if not self._is_certain():
             return
         now = self._clock()
-        self._paused = {name: until for name, until in self._paused.items() if until > now}
+        self._end_pauses(now)
         unreferenced = {image.name for image in self._images.ours()}
         for number, name in enumerate(tuple(self._streams.store)):
             if number % _CHUNK == 0:
@@ -457,8 +531,17 @@ class ImageReconciler:
             if (stream := self._streams.store.get(name)) is not None:
                 self._look_at(ImageKey.of(name), stream, unreferenced, now)
         self._call(self._namespaces.waited_for, self._hosts.waited_for)
-        if self._is_certain():
+        if self._knows_all_references():
             await self._delete(unreferenced, now)
+
+    def _end_pauses(self, now: datetime) -> None:
+        self._short = {name: until for name, until in self._short.items() if until > now}
+        for namespace, paused in tuple(self._paused.items()):
+            lasting = {host: until for host, until in paused.items() if until > now}
+            if lasting:
+                self._paused[namespace] = lasting
+            else:
+                del self._paused[namespace]
 
     def _is_certain(self) -> bool:
         """Whether both caches are whole and fresh: what they do not show is not there."""
@@ -469,13 +552,18 @@ class ImageReconciler:
             and self._images.live
         )
 
+    def _knows_all_references(self) -> bool:
+        """Whether what no stream seems to have is in use nowhere: a stream that cannot be read may have any image."""
+        return self._is_certain() and not self._streams.unread
+
     def _look_at(self, key: ImageKey, stream: ImageStream, unreferenced: set[str], now: datetime) -> None:
         has_missing = False
         for digest in digests_of(stream):
             unreferenced.discard(object_name(digest))
             has_missing = has_missing or not self._images.has(digest)
         memory = self._memory.get(key)
-        waits = memory is not None and memory.waits
+        # The queue keeps the first delay that a key was given, though a shorter one may have come since.
+        waits = memory is not None and memory.waits and not (memory.until and memory.until <= now)
         if has_missing and not waits and self._images.count(key.namespace) < self._limits.budget:
             wanted = (each.digest for each in images_of(stream) if not self._images.has(each.digest))
             if any(memory is None or not (each in memory.asked or _is_held(memory, each, now)) for each in wanted):
@@ -489,7 +577,7 @@ class ImageReconciler:
         for name in expired[:_MAX_DELETED]:
             image = self._images.find(name)
             # A stream may have come to refer to it, or a watch have ended, while others were deleted.
-            if image is None or name not in self._unreferenced.since or not self._is_certain():
+            if image is None or name not in self._unreferenced.since or not self._knows_all_references():
                 continue
             try:
                 deleted += await self._images.delete(image)

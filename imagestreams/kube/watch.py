@@ -201,6 +201,7 @@ class Reflector(Generic[T]):
 
     Attributes:
         problem: why the store may be out of date, for people; None while all is well.
+        unread: keys of objects that are there but cannot be decoded: the store has an older state of them, or none.
     """
 
     def __init__(
@@ -223,6 +224,7 @@ class Reflector(Generic[T]):
     ) -> None:
         self.store: Store[T] = Store(key, resource_version, on_change)
         self.problem: str | None = None
+        self.unread: set[Key] = set()
         self._cluster = cluster
         self._path = path
         self._decode_list = decode_list
@@ -342,6 +344,7 @@ class Reflector(Generic[T]):
             if not page.continue_:
                 break
             page = self._page(await pager.fetch(page.continue_), undecodable)
+        self.unread = undecodable
         self.store.replace(listed, number(version), keep=undecodable)
         self.store.synced.set()
         self._position = version
@@ -398,12 +401,15 @@ class Reflector(Generic[T]):
             case "ADDED" | "MODIFIED":
                 item = self._decoded(body)
                 if isinstance(item, _Metadata):
+                    self.unread.add(item.key)
                     self._position = item.resource_version
                 else:
+                    self.unread.discard(self._key(item))
                     self.store.apply(item)
                     self._position = self._resource_version(item)
             case "DELETED":
                 metadata = _metadata(body, self._path)
+                self.unread.discard(metadata.key)
                 self.store.drop(metadata.key, number(metadata.resource_version))
                 self._position = metadata.resource_version
             case "BOOKMARK":

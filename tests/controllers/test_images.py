@@ -8,28 +8,36 @@ import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from imagestreams.app import Controller
 from imagestreams.controllers.images import AGAIN, ImageKey, ImageLimits, ImageReconciler
 from imagestreams.controllers.workqueue import WorkQueue
-from imagestreams.core.image import NAMESPACE_LABEL, object_name
+from imagestreams.core.image import NAMESPACE_LABEL, image_object, object_name
 from imagestreams.core.keychain import Credential, Entry
 from imagestreams.core.lookup import Described
+from imagestreams.core.manifest import DOCKER_MANIFEST, digest_of
 from imagestreams.core.policy import Place, Refused, Transport
+from imagestreams.core.reference import ImageReference
+from imagestreams.core.stream import decode
 from imagestreams.kube.cluster import ApiError, Cluster
 from imagestreams.kube.images import ImageObjects
 from imagestreams.kube.imagestreams import ImageStreams
-from imagestreams.registry.errors import NotFound, RegistryError, TooLarge, Unavailable
+from imagestreams.registry.errors import NotFound, RateLimited, RegistryError, TooLarge, Unauthorized, Unavailable
 from imagestreams.registry.lanes import Lanes, Limits
+from imagestreams.settings import load
 from tests.fakes.apiserver import FakeApiServer, disconnect, status
 from tests.fakes.clock import Clock
 from tests.fakes.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
+
+    from imagestreams.core.stream import ImageStream
 
 API = "image.openshift.io/v1"
 HOST = "quay.io"
@@ -72,18 +80,18 @@ class World:
     events: list[tuple[str, str, str]] = field(default_factory=list)
     later: dict[ImageKey, float] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
-    answers: dict[int, Exception] = field(default_factory=dict)
+    answers: dict[int | str, Exception] = field(default_factory=dict)  # by image, host, both, or user
     refused: set[str] = field(default_factory=set)
-    entries: tuple[Entry, ...] = ()
+    mirrors: tuple[str, ...] = ()  # repositories that are asked first
+    entries: tuple[Entry, ...] = ()  # of a namespace that has none of its own
+    logins: dict[str, tuple[Entry, ...]] = field(default_factory=dict)  # by namespace
     credential_errors: list[Exception] = field(default_factory=list)
     held: bool = False  # answers wait for `answer`
-    _waiting: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    _waiting: dict[int, list[asyncio.Future[None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.queue: WorkQueue[ImageKey] = WorkQueue("image", expected=(ApiError,), retry_base=0.01, retry_cap=0.02)
-        self.streams = ImageStreams(self.cluster, "image.openshift.io").reflector(
-            lambda key, _, __: self.queue.add(ImageKey.of(key))
-        )
+        self.streams = ImageStreams(self.cluster, "image.openshift.io").reflector(self.changed)
         self.images = ImageObjects(self.cluster, "image.openshift.io")
         self.lanes: Lanes[ImageKey] = Lanes(
             self.ask, clock=self.clock, ready=self.queue.add, limits=Limits(settle=0.001)
@@ -101,6 +109,12 @@ class World:
             limits=self.limits,
         )
 
+    def changed(self, key: tuple[str, str], _: ImageStream | None, new: ImageStream | None) -> None:
+        """As the controller does it."""
+        if new is not None:
+            self.reconciler.note(new)
+        self.queue.add(ImageKey.of(key))
+
     # --- the world
 
     def put(self, stream: str, *tags: dict[str, Any], namespace: str = "team-a") -> ImageKey:
@@ -115,28 +129,39 @@ class World:
     def places(self, reference: Any, insecure: bool) -> tuple[Place, ...] | Refused:
         if reference.host in self.refused:
             return Refused("Blocked", "not this one")
-        transport = Transport(reference.host, f"https://{reference.host}", insecure, not insecure, "", False)
-        return (Place(reference, transport, reference),)
+        mirrors = (ImageReference.parse(mirror).pinned(reference.digest) for mirror in self.mirrors)
+        return tuple(
+            Place(
+                asked,
+                Transport(asked.host, f"https://{asked.host}", insecure, not insecure, "", False),
+                recorded=reference,
+            )
+            for asked in (*mirrors, reference)
+        )
 
-    async def credentials(self, _: object) -> tuple[Entry, ...]:
+    async def credentials(self, stream: ImageStream) -> tuple[Entry, ...]:
         if self.credential_errors:
             raise self.credential_errors.pop()
-        return self.entries
+        return self.logins.get(stream.metadata.namespace, self.entries)
 
     async def ask(self, question: Any) -> Described:
         self.asked.append(question)
         number = number_of(question.reference.digest)
         if self.held:
-            self._waiting[number] = asyncio.get_running_loop().create_future()
-            await self._waiting[number]
-        if number in self.answers:
-            raise self.answers[number]
+            answered = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(number, []).append(answered)
+            await answered
+        host, users = question.reference.host, [each.username for each in question.credentials]
+        for what in (number, host, f"{number} at {host}", *users):
+            if what in self.answers:
+                raise self.answers[what]
         body = {"metadata": {"name": name(number)}, "digest": digest(number), "dockerImageReference": "?"}
         return Described(json.dumps(body).encode())
 
     def answer(self, *numbers: int) -> None:
         for number in numbers:
-            self._waiting.pop(number).set_result(None)
+            for answered in self._waiting.pop(number):
+                answered.set_result(None)
 
     # --- what came of it
 
@@ -150,13 +175,17 @@ class World:
         return set(self._waiting)
 
     @property
+    def held_answers(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    @property
     def made(self) -> set[int]:
         return {number_of(each["metadata"]["name"]) for each in self.api.all(API, "images")}
 
     async def idle(self) -> None:
         """Until nothing is queued, and nothing asked that is not held."""
         for _ in range(3):
-            await until(lambda: not len(self.queue) and self.lanes.load() == (0, len(self._waiting)))
+            await until(lambda: not len(self.queue) and self.lanes.load() == (0, self.held_answers))
             await asyncio.sleep(0.005)  # beyond the lanes' settle time
 
     async def sweep(self, **passed: float) -> None:
@@ -239,6 +268,31 @@ async def test_each_image_of_the_history_has_an_object(world: World) -> None:
     question = world.asked[0]
     assert str(question.reference) == f"{HOST}/acme/web@{digest(1)}"
     assert [each.secret for each in question.credentials] == ["mine"]
+
+
+@pytest.mark.parametrize("recorded", ["quay.io/acme/web", "mirror.example/cache/other/web"])
+async def test_an_object_has_the_name_of_the_history_wherever_it_was_read(world: World, recorded: str) -> None:
+    config = b"{}"
+    blob = {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest_of(config), "size": 2}
+    manifest = {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": blob, "layers": []}
+    body = json.dumps(manifest).encode()
+    own = digest_of(body)
+
+    async def ask(question: Any) -> Described:
+        """As the client does it."""
+        world.asked.append(question)
+        return Described(image_object(question.reference, own, body, DOCKER_MANIFEST, config))
+
+    world.lanes._ask = ask
+    world.mirrors = ("mirror.example/cache/other/web",)
+    moved = tag("stable")
+    moved["items"] = [{"dockerImageReference": f"{recorded}@{own}", "image": own}]
+    world.put("web", moved)
+    async with running(world):
+        await until(lambda: world.made)
+    assert [question.reference.repository for question in world.asked] == ["mirror.example/cache/other/web"]
+    (made,) = world.api.all(API, "images")
+    assert made["dockerImageReference"] == f"{recorded}@{own}"
 
 
 async def test_a_tag_that_moves_brings_one_more(world: World) -> None:
@@ -553,20 +607,109 @@ async def test_a_host_that_asks_to_wait_is_left_alone_and_others_are_not(world: 
         await until(lambda: world.made == {1, 2, 3, 4, 11})
 
 
-async def test_the_last_pulls_are_not_for_images(world: World) -> None:
+def login(name: str, host: str = HOST) -> Entry:
+    return Entry(host, "", Credential(name, f"password of {name}", f"secret of {name}"))
+
+
+async def test_a_login_that_is_throttled_stops_its_own_namespace_alone(world: World) -> None:
+    slow, fine = login("slow"), login("fine")
+    world.logins = {"team-a": (slow,), "team-b": (fine,)}
+    world.answers["slow"] = RateLimited("slow down", retry_after=3600, fingerprint=slow.credential.fingerprint)
     async with running(world):
-        world.reconciler.heed(HOST, "anonymous", 49)
-        key = world.put("web", tag("stable", 1), tag("other", 2, host="ghcr.io"))
+        key = world.put("web", tag("stable", 1))
+        await until(lambda: world.numbers == [1])
+        await world.sweep(minutes=2)  # now it is the lane that has it wait
+        await world.sweep(minutes=2)
+        assert world.numbers == [1]
+        assert world.later[key] > 3000
+        world.put("more", tag("stable", 3))
+        world.put("other", tag("stable", 2), namespace="team-b")
         await until(lambda: world.made == {2})
         await world.idle()
-        assert world.later[key] == 3600
-        world.reconciler.heed(HOST, "authenticated", 150)
-        world.queue.add(key)
+    assert world.numbers == [1, 2]
+
+
+async def test_a_source_that_is_throttled_does_not_stop_its_mirror(world: World) -> None:
+    world.mirrors = ("mirror.example/cache/web",)
+    world.answers["1 at mirror.example"] = NotFound("not here")
+    world.answers[HOST] = Unavailable("quay.io asks to wait", retry_after=3600)
+    async with running(world):
+        key = world.put("web", tag("stable", 1))
+        await until(lambda: len(world.asked) == 2)  # at the mirror, then at the source
         await world.idle()
-        assert world.made == {2}, "the least of all accounts counts"
-        world.reconciler.heed(HOST, "anonymous", 50)
+        await world.sweep(minutes=2)
+        assert len(world.asked) == 3, "the mirror again, and the source must wait"
+        world.put("web", tag("stable", 2, 1))
+        await until(lambda: world.made == {2})  # which the mirror has
+        await world.idle()
+        await world.sweep(minutes=2)
+        assert world.numbers == [1, 1, 1, 2], "the one that is put off is left alone"
+        del world.answers[HOST]
+        world.clock.advance(hours=1)
         world.queue.add(key)
         await until(lambda: world.made == {1, 2})
+
+
+@pytest.mark.parametrize(
+    ("account", "waits", "goes_on"), [("anonymous", "team-a", "team-b"), ("authenticated", "team-b", "team-a")]
+)
+async def test_the_last_pulls_are_not_for_images(world: World, account: str, waits: str, goes_on: str) -> None:
+    other = {"anonymous": "authenticated", "authenticated": "anonymous"}[account]
+    world.logins = {"team-b": (login("me"),)}
+    async with running(world):
+        world.reconciler.heed(HOST, account, 49)
+        key = world.put("web", tag("stable", 1), tag("other", 2, host="ghcr.io"), namespace=waits)
+        world.put("web", tag("stable", 3), namespace=goes_on)
+        await until(lambda: world.made == {2, 3})
+        await world.idle()
+        assert world.later[key] == 3600
+        world.reconciler.heed(HOST, other, 150)
+        world.queue.add(key)
+        await world.idle()
+        assert world.made == {2, 3}, "what others have left does not matter"
+        world.reconciler.heed(HOST, account, 50)
+        world.queue.add(key)
+        await until(lambda: world.made == {1, 2, 3})
+
+
+async def test_where_no_login_may_be_sent_the_last_pulls_are_those_of_all(world: World) -> None:
+    world.entries = (login("me"),)
+    insecure = tag("stable", 1)
+    insecure["observed"]["insecure"] = True
+    async with running(world):
+        world.reconciler.heed(HOST, "anonymous", 49)
+        world.put("web", insecure, tag("next", 2))
+        await until(lambda: world.made == {2})
+        await world.idle()
+        assert world.numbers == [2]
+
+
+async def test_what_many_hosts_have_left_is_kept_for_so_many(world: World) -> None:
+    for number in range(5000):
+        world.reconciler.heed(f"r{number}.example", "anonymous", 0)
+    assert len(world.reconciler._short) == 2048
+    world.entries = ()
+    async with running(world):
+        world.put("web", tag("stable", 1, host="r4999.example"), tag("next", 2, host="r0.example"))
+        await until(lambda: world.made == {2})
+    assert world.numbers == [2], "the latest words count"
+
+
+async def test_hosts_that_put_a_namespace_off_are_remembered_for_so_many(world: World) -> None:
+    hosts = [f"r{number}.example" for number in range(300)]
+    world.answers |= {host: Unavailable("busy", retry_after=3600) for host in hosts}
+    world.put("web", *(tag(f"t{number}", number, host=host) for number, host in enumerate(hosts, 1)))
+    async with running(world):
+        for _ in range(3):
+            await world.sweep(minutes=2)
+        assert len(world.reconciler._paused["team-a"]) == 256
+        assert len(world.asked) == 300, "and the others are left alone as well"
+        world.reconciler.heed(HOST, "anonymous", 0)
+        world.answers.clear()
+        await world.sweep(hours=2)
+        await until(lambda: len(world.made) == 300)
+        await world.sweep(minutes=1)
+        assert (world.reconciler._paused, world.reconciler._short) == ({}, {}), "nothing is kept that is over"
 
 
 async def test_a_refused_registry_is_not_asked_until_the_policy_changes(world: World) -> None:
@@ -577,6 +720,74 @@ async def test_a_refused_registry_is_not_asked_until_the_policy_changes(world: W
         world.refused = set()
         await world.sweep(minutes=1)
         assert world.numbers == [2]
+        world.queue.add(key, AGAIN)
+        await until(lambda: world.made == {1, 2})
+
+
+async def test_questions_of_other_rules_are_withdrawn_and_asked_by_the_new_ones(world: World) -> None:
+    world.mirrors = ("old.example/web",)
+    world.held = True
+    async with running(world):
+        key = world.put("web", tag("stable", 1))
+        await until(lambda: world.under_way == {1})
+        world.mirrors = ("new.example/web",)
+        world.queue.add(key)
+        await world.idle()
+        assert len(world.asked) == 1, "not for any reason"
+        world.queue.add(key, AGAIN)
+        await until(lambda: len(world.asked) == 2)
+        assert [question.reference.host for question in world.asked] == ["old.example", "new.example"]
+        world.answers = {"old.example": NotFound("gone")}
+        world.answer(1)
+        await until(lambda: world.made == {1})
+    assert len(world.asked) == 2, "what the old place says does not count"
+
+
+async def test_an_answer_to_an_old_login_is_not_the_last_word(world: World) -> None:
+    world.entries = (login("old"),)
+    world.answers["old"] = Unauthorized("no")
+    world.held = True
+    async with running(world):
+        key = world.put("web", tag("stable", 1, 2))
+        await until(lambda: world.under_way == {1, 2})
+        world.entries = (login("new"),)
+        world.queue.add(key, AGAIN)
+        await until(lambda: len(world.asked) == 4)
+        world.answer(1, 2)
+        await until(lambda: world.made == {1, 2})
+
+
+async def test_a_new_login_does_not_wait_for_what_the_old_one_was_told(world: World) -> None:
+    slow = login("slow")
+    world.entries = (slow,)
+    world.answers["slow"] = RateLimited("slow down", retry_after=3600, fingerprint=slow.credential.fingerprint)
+    async with running(world):
+        key = world.put("web", tag("stable", 1))
+        await until(lambda: world.asked)
+        await world.idle()
+        await world.sweep(minutes=2)
+        world.entries = (login("fine"),)
+        world.put("web", tag("stable", 2))
+        await world.seen()
+        assert world.numbers == [1]
+        world.queue.add(key, AGAIN)
+        await until(lambda: world.made == {2})
+
+
+async def test_what_was_put_off_by_other_rules_is_asked_at_once_by_the_new_ones(world: World) -> None:
+    world.answers[HOST] = Unavailable("quay.io asks to wait", retry_after=3600)
+    async with running(world):
+        key = world.put("web", tag("stable", 1))
+        await until(lambda: world.numbers == [1])
+        await world.sweep(minutes=2)
+        world.mirrors = ("mirror.example/cache/web",)
+        world.queue.add(key, AGAIN)
+        await until(lambda: world.made == {1})
+        world.answers["mirror.example"] = NotFound("not here")
+        world.put("web", tag("stable", 2, 1))
+        await world.seen()
+        assert 2 in world.numbers
+        world.mirrors = ("second.example/cache/web",)
         world.queue.add(key, AGAIN)
         await until(lambda: world.made == {1, 2})
 
@@ -680,6 +891,56 @@ async def test_a_stream_that_comes_while_others_are_deleted_saves_its_image(worl
         assert world.made == {2, 9}
 
 
+async def test_what_comes_into_use_during_a_sweep_stays_though_all_workers_are_busy(world: World) -> None:
+    world.put("web", tag("stable", 9))
+    for number in (1, 2):
+        world.put_image(number, "team-a")
+    async with running(world):
+        for _ in range(6):
+            await world.sweep(minutes=10)
+        busy, finish, delete = [], asyncio.Event(), world.images.delete
+
+        async def hang(_: object) -> tuple[Entry, ...]:
+            busy.append(1)
+            await finish.wait()
+            return ()
+
+        async def delete_while_a_stream_comes(image: Any) -> bool:
+            done = await delete(image)
+            world.put("late", tag("stable", 2))
+            await until(lambda: ("team-a", "late") in world.streams.store)
+            return done
+
+        world.reconciler._credentials = hang
+        for number in (20, 21):  # as many as there are workers
+            world.put(f"busy-{number}", tag("stable", number))
+        await until(lambda: len(busy) == 2)
+        world.images.delete = delete_while_a_stream_comes
+        world.clock.advance(minutes=10)
+        await world.reconciler.sweep()
+        assert world.made == {2, 9}
+        finish.set()
+        await world.idle()
+
+
+async def test_the_controller_tells_of_what_a_stream_has_before_any_worker_sees_it(
+    api: FakeApiServer, cluster: Cluster, world: World, tmp_path: Path
+) -> None:
+    given = load({"kubeconfig": str(api.kubeconfig(tmp_path / "kubeconfig"))}, {}, lambda path: Path(path).read_text())
+    controller = Controller(cluster, given, clock=world.clock)
+    nobody = SimpleNamespace(followers=lambda _: ())
+    controller._importer = controller._triggers = nobody
+    noted: list[ImageStream] = []
+    controller._describer = SimpleNamespace(note=noted.append)
+    stream = decode(json.dumps({"metadata": {"namespace": "team-a", "name": "web"}, "status": {"tags": [tag("a", 1)]}}))
+    empty = decode(json.dumps({"metadata": {"namespace": "team-a", "name": "web"}}))
+    controller._stream_changed(stream.key, None, stream)
+    controller._stream_changed(stream.key, stream, empty)
+    controller._stream_changed(stream.key, empty, stream)
+    controller._stream_changed(stream.key, stream, None)
+    assert noted == [stream, empty, stream]
+
+
 async def test_no_streams_at_all_is_doubted(world: World) -> None:
     world.put_image(1, "team-a")
     async with running(world):
@@ -706,6 +967,37 @@ async def test_nothing_is_deleted_while_a_cache_may_be_stale(world: World) -> No
         await until(lambda: world.streams.live)
         await world.sweep(minutes=5)
         assert world.made == {1, 9}, "nobody knows what was referred to meanwhile: the grace begins again"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_nothing_is_deleted_while_a_stream_cannot_be_read(world: World, *, is_first: bool) -> None:
+    def unreadable() -> None:
+        world.put(
+            "odd", {"tag": 5, "items": [{"dockerImageReference": f"{HOST}/acme/web@{digest(1)}", "image": digest(1)}]}
+        )
+
+    world.put("web", tag("stable", 9))
+    world.put_image(1, "team-a")
+    if is_first:
+        unreadable()
+    async with running(world):
+        if not is_first:
+            world.put("odd", tag("stable", 9))
+            await world.seen()
+            unreadable()
+            await until(lambda: world.streams.unread == {("team-a", "odd")})
+        for _ in range(30):
+            await world.sweep(minutes=10)
+        assert world.made == {1, 9}
+        world.put("new", tag("stable", 20))
+        await until(lambda: world.made == {1, 9, 20})
+        world.put("odd", tag("stable", 9))
+        await until(lambda: not world.streams.unread)
+        for _ in range(6):
+            await world.sweep(minutes=10)
+        assert world.made == {1, 9, 20}, "nobody knows what was referred to meanwhile: the grace begins again"
+        await world.sweep(minutes=10)
+        assert world.made == {9, 20}
 
 
 async def test_an_object_that_was_deleted_by_hand_comes_back(world: World) -> None:

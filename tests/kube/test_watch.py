@@ -541,22 +541,40 @@ async def test_one_object_that_is_not_understood(api: FakeApiServer, cluster: Cl
         await until(lambda: follows.reflector.live)
         assert follows.names == {"good"}
         assert follows.undecodable == [("ns", "bad")]
+        assert follows.reflector.unread == {("ns", "bad")}
         put(api, "good", x=1)
         better = put(api, "other")
         await until(lambda: "other" in follows.names)
         assert follows.undecodable == [("ns", "bad"), ("ns", "good")]
+        assert follows.reflector.unread == {("ns", "bad"), ("ns", "good")}
         assert follows.reflector.store["ns", "good"].metadata.resource_version == good  # what we had of it stays
         assert follows.reflector._position == better
         api.compact()
         api.end_watches()
         await until(lambda: api.count("watch") == 2 and follows.reflector.live)
         assert follows.names == {"good", "other"}
-        remove(api, "bad")
+        assert follows.reflector.unread == {("ns", "bad"), ("ns", "good")}
         remove(api, "good")
         await until(lambda: follows.names == {"other"})
+        assert follows.reflector.unread == {("ns", "bad")}
         put(api, "bad", x="y")
         await until(lambda: follows.names == {"other", "bad"})
+        assert follows.reflector.unread == set()
     assert follows.problems == []
+
+
+async def test_one_that_is_not_understood_and_goes_while_nobody_watches(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "bad", x=1)
+    async with following(cluster) as follows:
+        await until(lambda: follows.reflector.live)
+        remove(api, "bad")
+        await until(lambda: not follows.reflector.unread)
+        put(api, "worse", x=1)
+        await until(lambda: follows.reflector.unread)
+        api.end_watches()
+        remove(api, "worse")
+        api.compact()
+        await until(lambda: not follows.reflector.unread)
 
 
 async def test_our_own_writes_can_be_read_at_once(api: FakeApiServer, cluster: Cluster) -> None:
