@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 # In seconds.
 _GROUP_RETRY = 5.0
 _LOOK_AGAIN = 60.0  # at a tag of another namespace that must not be pulled yet
-_REGISTRIES_RETRY = 5.0
+_CREDENTIALS_PATIENCE = 10.0  # with the first list of pull secrets; without it they are read for each namespace
 _FIRST_ROUND = 600.0  # that the rounds after winning the lease may take before one that fails counts no longer
 
 
@@ -174,7 +174,7 @@ class Controller:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve and, when leading, work, until `stop` is set; then finish or abandon within the grace time."""
         settings = self._settings
-        app = http.application(("caches", "api-server", "registries"), self.problems)
+        app = http.application(("caches", "api-server", "registries", "pull-secrets"), self.problems)
         try:
             server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
         except OSError as error:
@@ -241,6 +241,7 @@ class Controller:
         for reflector in self._watched.values():
             await reflector.store.synced.wait()
         await self._registries_read()
+        await self._credentials_known()
         # Another process has written until now. A watch that lags would show us yesterday's digests, and roll back to
         # them; from here on we are the only writer, and keep what we write.
         await self._streams.relist()
@@ -320,9 +321,18 @@ class Controller:
     async def _registries_read(self) -> None:
         """Wait until it is known what an administrator says of registries: what cannot be read may forbid some."""
         await self._registries.synced.wait()
-        while self._registries.unread:
-            await asyncio.sleep(_REGISTRIES_RETRY)
-            self._registries.reload_file()
+        self._registries.reload_file()  # it may have been edited a moment ago
+        if self._registries.unread:
+            log.warning("nothing is imported yet", reason=self._registries.obstacle)
+        await self._registries.wait_until_read()
+
+    async def _credentials_known(self) -> None:
+        """Wait a while for the pull secrets to be known, lest the first round of each stream reads them by itself."""
+        try:
+            async with asyncio.timeout(_CREDENTIALS_PATIENCE):
+                await self._credentials.synced()
+        except TimeoutError:
+            log.warning("pull secrets are not known yet, and read when needed", seconds=_CREDENTIALS_PATIENCE)
 
     def _new_describer(self, lanes: Lanes[Any]) -> ImageReconciler | None:
         if self._images is None:
@@ -344,17 +354,12 @@ class Controller:
     def _chores(self, importer: Importer, describer: ImageReconciler | None) -> dict[Chore, int]:
         """What is done again and again, and after how many seconds."""
 
-        async def reload_file() -> None:
-            self._registries.reload_file()
-
         async def show_overdue() -> None:
             metrics.overdue.clear()
             for host, tags in importer.overdue().items():
                 metrics.overdue.labels(metrics.registry_label(host)).inc(tags)
 
         chores: dict[Chore, int] = {show_overdue: 15}
-        if self._settings.registries_file:
-            chores[reload_file] = 5
         if describer is not None:
             chores[describer.sweep] = 60
         return chores
@@ -417,6 +422,8 @@ class Controller:
         for other in self._importer.followers(stream):
             self._stream_queue.add(other)
         if self._describer is not None:
+            if new is not None:
+                self._describer.note(new)
             self._image_queue.add(ImageKey.of(key))
         if new is not None:
             for follower in self._triggers.followers(stream):
@@ -452,7 +459,8 @@ class Controller:
         for key, stream in self._streams.store.items():
             if namespace not in {None, key[0]}:
                 continue
-            if tags := denied_tags(stream):
+            # What is under way may be asked without it: it is asked once more when it has landed.
+            if tags := denied_tags(stream) | self._importer.under_way(ObjectKey(*key)):
                 self._stream_queue.add(ObjectKey(*key), tags)
             if self._describer is not None:
                 self._image_queue.add(ImageKey.of(key), AGAIN)
@@ -511,7 +519,8 @@ class Controller:
         found = {
             "caches": self._caches_problem(),
             "api-server": self._api_problem(),
-            "registries": self._unread_registries(),
+            "registries": self._registries.obstacle,
+            "pull-secrets": self._credentials.problem,
         }
         return {check: problem for check, problem in found.items() if problem}
 
@@ -520,10 +529,6 @@ class Controller:
         stores = [(self._streams.store.synced, self._streams.problem)]
         stores += [(reflector.store.synced, reflector.problem) for reflector in self._watched.values()]
         return next((problem or "not synced yet" for synced, problem in stores if not synced.is_set()), None)
-
-    def _unread_registries(self) -> str | None:
-        """Why nothing is imported for want of an administrator's word on registries."""
-        return "; ".join(self._registries.problems[name] for name in sorted(self._registries.unread)) or None
 
     def _api_problem(self) -> str | None:
         # The Lease is asked every few seconds, a watch may be silent for minutes.

@@ -1,8 +1,9 @@
 """What a cluster and a file say of registries, kept fresh: the ConfigMap and the file of an administrator, the mirror
 sets that OpenShift's nodes go by, and what a development cluster says of its local registry.
 
-An edit that cannot be read changes nothing: what was read last holds on, and `problem` says so. What the cluster does
-not have, or does not let us read, is as if it said nothing.
+An edit that cannot be read changes nothing: what was read last holds on, and `problems` says so. What the cluster does
+not have, or does not let us read, is as if it said nothing; but not the administrator's ConfigMap, which may forbid
+registries: until it is known, no registry may be asked.
 """
 
 from __future__ import annotations
@@ -47,8 +48,12 @@ CONFIG_GROUP: Final = "config.openshift.io/v1"
 MIRROR_SETS: Final = ("imagedigestmirrorsets", "imagetagmirrorsets")
 HOSTING: Final = ("kube-public", "local-registry-hosting")
 
-_LOOK_AGAIN = 60.0  # at what was not there or not allowed, in seconds
+# In seconds.
+_LOOK_AGAIN = 60.0  # at what was not there or not allowed
+_LOOK_AGAIN_SOON = 10.0  # at that without which nothing is imported
 _RETRY = 2.0
+_PATIENCE = 30.0  # with what may be missing, once it is known what the administrator says
+_REREAD = 5.0  # the file
 
 Read = Callable[[str], str]
 Sleep = Callable[[float], Awaitable[object]]
@@ -101,12 +106,13 @@ class RegistrySources:
         on_change: told after `layers` have changed, from the moment that `synced` is set.
         on_problem: told the source, and in words why what it says now is not used, or None once it is again. They hold
             no secret.
-        registries_file: the administrator's file, empty for none.
+        registries_file: the administrator's file, empty for none; read again every few seconds.
         local_registry_hosting, mirror_sets: whether the cluster's own words are read.
         read_file: gives a file's text; raises OSError or UnicodeDecodeError.
 
     Attributes:
-        synced: set once every source has been read, or is known not to be there.
+        synced: set once every source has been read, or is known not to be there. What an administrator did not write
+            counts as not there when it cannot be read for a while.
     """
 
     def __init__(
@@ -133,13 +139,16 @@ class RegistrySources:
         self._read_file = read_file or _read
         self._clock, self._chance, self._sleep = clock, chance, sleep
         self._layers: dict[SourceName, Registries] = {}
-        self._problems: dict[SourceName, str] = {}
+        self._faults: dict[SourceName, str] = {}  # of what a source says
+        self._denied: dict[SourceName, str] = {}  # why it cannot be asked
+        self._told: dict[SourceName, str] = {}
+        self._is_read = asyncio.Event()
         self._seen: str | None = None
         self._sets: dict[tuple[str, str], Mapping[str, object]] = {}
         self._sets_are_due = False
         self._watches: list[_Watch] = []
         if configmap_name:
-            self._watch_config_map(namespace, configmap_name, self._configmap_changed)
+            self._watch_config_map(namespace, configmap_name, self._configmap_changed, is_required=True)
         if local_registry_hosting:
             self._watch_config_map(*HOSTING, self._hosting_changed)
         if mirror_sets:
@@ -154,18 +163,26 @@ class RegistrySources:
     @property
     def problems(self) -> Mapping[SourceName, str]:
         """Why what a source says now is not used, for people."""
-        return dict(self._problems)
-
-    @property
-    def problem(self) -> str | None:
-        """All problems in one text, or None."""
-        return "; ".join(f"{name}: {words}" for name, words in sorted(self._problems.items())) or None
+        return {**self._faults, **self._denied}
 
     @property
     def unread(self) -> frozenset[SourceName]:
-        """The administrator's documents that are there and could never be read: what they block is not blocked."""
+        """The administrator's documents that are there, or may be, and could never be read: what they block is not
+        blocked.
+        """
         documents: tuple[SourceName, ...] = ("file", "configmap")
-        return frozenset(name for name in documents if name in self._problems and name not in self._layers)
+        return frozenset(name for name in documents if name in self.problems and name not in self._layers)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why it is not known what is said of registries, so that nothing may be imported, for people."""
+        unread = [self.problems[name] for name in sorted(self.unread)]
+        waiting = [watch.waits_for for watch in self._watches if not watch.known.is_set()]
+        return "; ".join(unread + waiting) or (None if self.synced.is_set() else "not read yet")
+
+    async def wait_until_read(self) -> None:
+        """Return when `synced` is set and nothing is `unread`."""
+        await self._is_read.wait()
 
     async def run(self) -> None:
         """Watch, until cancelled."""
@@ -173,15 +190,34 @@ class RegistrySources:
         async with asyncio.TaskGroup() as group:
             for watch in self._watches:
                 group.create_task(watch.run())
-            for watch in self._watches:
-                await watch.known.wait()
+            if self._file:
+                group.create_task(self._keep_file_fresh())
+            await self._all_known()
             self.synced.set()
+            self._note_whether_read()
             if self._layers:
                 self._on_change()
             await asyncio.Event().wait()
 
+    async def _all_known(self) -> None:
+        for watch in self._watches:
+            if watch.is_required:
+                await watch.known.wait()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                for watch in self._watches:
+                    await watch.known.wait()
+        except TimeoutError:
+            for watch in self._watches:
+                watch.do_without()
+
+    async def _keep_file_fresh(self) -> None:
+        while True:
+            await self._sleep(_REREAD)
+            self.reload_file()
+
     def reload_file(self) -> bool:
-        """Read the file again if it has changed; returns whether `layers` did. To be called every few seconds."""
+        """Read the file again if it has changed; returns whether `layers` did. `run` does so every few seconds."""
         if not self._file:
             return False
         try:
@@ -238,30 +274,61 @@ class RegistrySources:
             del self._layers[name]
         else:
             self._layers[name] = registries
+        self._note_whether_read()
         if self.synced.is_set():
             log.info("registries changed", source=name)
             self._on_change()
         return True
 
-    def _say(self, name: SourceName, problem: str | None) -> None:
-        if problem == self._problems.get(name):
+    def _say(self, name: SourceName, fault: str | None) -> None:
+        """What a source says cannot be used, or can."""
+        _put(self._faults, name, fault)
+        self._tell(name)
+
+    def _say_denied(self, name: SourceName, words: str | None) -> None:
+        """The source cannot be asked, or can."""
+        _put(self._denied, name, words)
+        self._tell(name)
+
+    def _tell(self, name: SourceName) -> None:
+        problem = self.problems.get(name)
+        self._note_whether_read()
+        if problem == self._told.get(name):
             return
+        _put(self._told, name, problem)
         if problem is None:
-            del self._problems[name]
             log.info("registries are read again", source=name)
         else:
-            self._problems[name] = problem
-            kept = name in self._layers
-            log.warning("registries not read", source=name, reason=problem, kept=kept)
+            log.warning("registries not read", source=name, reason=problem, kept=name in self._layers)
         if self._on_problem:
             self._on_problem(name, problem)
+
+    def _note_whether_read(self) -> None:
+        if self.synced.is_set() and not self.unread:
+            self._is_read.set()
+        else:
+            self._is_read.clear()
 
     # --- watches
 
     def _watch_config_map(
-        self, namespace: str, name: str, changed: Callable[[Mapping[str, str] | None, str], None]
+        self,
+        namespace: str,
+        name: str,
+        changed: Callable[[Mapping[str, str] | None, str], None],
+        *,
+        is_required: bool = False,
     ) -> None:
         what = f"ConfigMap {namespace}/{name}"
+
+        def denied(error: ApiError | None) -> None:
+            if error is None:
+                self._say_denied("configmap", None)
+                return
+            way_out = "set --registries-configmap= (empty) if there is none"
+            if isinstance(error, Forbidden):
+                way_out = f"allow the controller to list and watch it, or {way_out}"
+            self._say_denied("configmap", f"{what} cannot be read: {error}; {way_out}")
 
         def on_change(key: Key, _: _ConfigMap | None, new: _ConfigMap | None) -> None:
             if key == (namespace, name):
@@ -278,7 +345,10 @@ class RegistrySources:
             )
 
         path, params = api_path("v1", "configmaps", namespace), {"fieldSelector": f"metadata.name={name}"}
-        self._watches.append(_Watch(self._cluster, path, params, reflector, sleep=self._sleep))
+        on_denied = denied if is_required else None
+        self._watches.append(
+            _Watch(self._cluster, path, params, reflector, what=what, on_denied=on_denied, sleep=self._sleep)
+        )
 
     def _watch_mirror_sets(self, resource: str) -> None:
         def on_change(key: Key, _: _MirrorSet | None, new: _MirrorSet | None) -> None:
@@ -302,7 +372,7 @@ class RegistrySources:
             )
 
         path = api_path(CONFIG_GROUP, resource)
-        self._watches.append(_Watch(self._cluster, path, {}, reflector, sleep=self._sleep))
+        self._watches.append(_Watch(self._cluster, path, {}, reflector, what=resource, sleep=self._sleep))
 
     def _reflector(
         self,
@@ -333,6 +403,10 @@ class RegistrySources:
 class _Watch:
     """Watches one collection where the cluster has it and lets us, and looks again every minute where not.
 
+    Args:
+        what: is read, for people.
+        on_denied: where it is required, told the error that keeps us from reading it for good, or None once it is read.
+
     Attributes:
         known: set once it was read, or is known not to be readable.
     """
@@ -344,6 +418,8 @@ class _Watch:
         params: Mapping[str, str],
         reflector: Callable[[Callable[[str | None], None]], Reflector[Any]],
         *,
+        what: str,
+        on_denied: Callable[[ApiError | None], None] | None = None,
         sleep: Sleep,
     ) -> None:
         self.known = asyncio.Event()
@@ -351,8 +427,26 @@ class _Watch:
         self._path = path
         self._params = params
         self._reflector = reflector
+        self._what = what
+        self._on_denied = on_denied
         self._sleep = sleep
         self._said = ""
+        self._trouble: str | None = None
+
+    @property
+    def is_required(self) -> bool:
+        return self._on_denied is not None
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps it from being known, for people."""
+        return f"{self._what} cannot be read: {self._trouble}" if self._trouble else f"{self._what} is not read yet"
+
+    def do_without(self) -> None:
+        """Not to be waited for any longer: unless it is known, count it as not there until it can be read."""
+        if not self.known.is_set():
+            log.warning("not read, done without until it can be", resource=self._path, reason=self._trouble)
+            self.known.set()
 
     async def run(self) -> None:
         while True:
@@ -361,13 +455,25 @@ class _Watch:
                 self._said = ""
                 await self._watch()
             elif error.retryable:
+                self._say(error)
                 await self._sleep(max(_RETRY, error.retry_after or 0.0))
             else:
-                if self._said != str(error):
-                    self._said = str(error)
-                    log.info("not read", resource=self._path, reason=self._said)
-                self.known.set()
-                await self._sleep(_LOOK_AGAIN)
+                self._say(error)
+                self._deny(error)
+                await self._sleep(_LOOK_AGAIN_SOON if self.is_required else _LOOK_AGAIN)
+
+    def _say(self, error: ApiError) -> None:
+        """Log it once; again only if it comes to be another that does not pass by itself."""
+        self._trouble = str(error)
+        if not self._said or (self._said != self._trouble and not error.retryable):
+            self._said = self._trouble
+            say = log.warning if error.retryable else log.info
+            say("not read", resource=self._path, reason=self._said)
+
+    def _deny(self, error: ApiError) -> None:
+        if self._on_denied:
+            self._on_denied(error)
+        self.known.set()
 
     async def _ask(self) -> ApiError | None:
         """What keeps us from listing, if anything does."""
@@ -380,7 +486,15 @@ class _Watch:
     async def _watch(self) -> None:
         """Watch until the cluster has no such kind any more; then nothing of it is there either."""
         troubled = asyncio.Event()
-        reflector = self._reflector(lambda problem: troubled.set() if problem else None)
+
+        def on_problem(problem: str | None) -> None:
+            self._trouble = problem
+            if problem:
+                troubled.set()
+            elif self._on_denied:
+                self._on_denied(None)
+
+        reflector = self._reflector(on_problem)
         tasks = [
             asyncio.create_task(reflector.run()),
             asyncio.create_task(self._when_synced(reflector)),
@@ -400,6 +514,8 @@ class _Watch:
 
     async def _when_synced(self, reflector: Reflector[Any]) -> None:
         await reflector.store.synced.wait()
+        if self._on_denied:
+            self._on_denied(None)
         self.known.set()
 
     async def _when_gone(self, reflector: Reflector[Any], troubled: asyncio.Event) -> None:
@@ -408,11 +524,18 @@ class _Watch:
             troubled.clear()
             while reflector.problem:
                 error = await self._ask()
-                if isinstance(error, NotFound):
+                if isinstance(error, NotFound) and not self.is_required:
                     return
-                if isinstance(error, Forbidden):
-                    self.known.set()  # what was known before the right was taken away holds on
+                if error is not None and not error.retryable:
+                    self._deny(error)  # what was known before, say before the right was taken away, holds on
                 await self._sleep(_LOOK_AGAIN)
+
+
+def _put(texts: dict[SourceName, str], name: SourceName, text: str | None) -> None:
+    if text is None:
+        texts.pop(name, None)
+    else:
+        texts[name] = text
 
 
 def _config_maps(body: bytes) -> Page[_ConfigMap]:

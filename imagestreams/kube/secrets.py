@@ -23,10 +23,10 @@ import binascii
 import contextlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 import structlog
@@ -115,8 +115,39 @@ _WATCHED_LIST = msgspec.json.Decoder(_WatchedList)
 _SECRET = msgspec.json.Decoder(_Secret)
 _SERVICE_ACCOUNT = msgspec.json.Decoder(_ServiceAccount)
 
+_K = TypeVar("_K", bound=Hashable)
+_T = TypeVar("_T")
+
 Versions = dict[tuple[str, str], tuple[str, str]]
 """uid and resourceVersion of secrets by their type and name."""
+
+
+class _Shared(Generic[_K, _T]):
+    """Reads under way: whoever asks for the same meanwhile gets that answer. Nothing is kept for later."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[_K, asyncio.Task[_T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    async def get(self, key: _K, read: Callable[[], Coroutine[None, None, _T]]) -> _T:
+        """The answer of the read under way, or of `read`. Who asked first may go: it is still for the others."""
+        reading = self._under_way.get(key)
+        if reading is None:
+            reading = self._under_way[key] = asyncio.create_task(read())
+            reading.add_done_callback(lambda done: self._over(key, done))
+        return await asyncio.shield(reading)
+
+    def outdate(self, key: _K) -> None:
+        """What is under way may be from before a change: it is for those who wait for it already, and for no other."""
+        self._under_way.pop(key, None)
+
+    def _over(self, key: _K, reading: asyncio.Task[_T]) -> None:
+        if self._under_way.get(key) is reading:
+            del self._under_way[key]
+        if not reading.cancelled():
+            reading.exception()  # whoever asked may have gone
 
 
 @dataclass(slots=True)
@@ -219,9 +250,12 @@ class NamespaceCredentials:
         self._cluster = cluster
         self._reader = _Reader(on_malformed)
         self._on_change = on_change
+        self._troubled = asyncio.Event()
         self._watches = {secret_type: self._reflector(secret_type) for secret_type in TYPES}
         self._watched: dict[str, Versions] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._reading: _Shared[str, _Kept] = _Shared()
+        self._read_early: set[str] = set()  # namespaces that were read before the watch knew them
 
     @property
     def problem(self) -> str | None:
@@ -233,9 +267,21 @@ class NamespaceCredentials:
         async with asyncio.TaskGroup() as group:
             for watch in self._watches.values():
                 group.create_task(watch.run())
+            await self._all_known()
+            self._read_early.clear()
 
     async def synced(self) -> None:
-        """Wait until all pull secrets are known; before that, `entries` reads them each time."""
+        """Wait until all pull secrets are known, or that they cannot be watched; until then `entries` reads them each
+        time.
+        """
+        either = [asyncio.ensure_future(self._all_known()), asyncio.ensure_future(self._troubled.wait())]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in either:
+                each.cancel()
+
+    async def _all_known(self) -> None:
         for watch in self._watches.values():
             await watch.store.synced.wait()
 
@@ -245,21 +291,30 @@ class NamespaceCredentials:
         Raises:
             ApiError: the secrets cannot be read.
         """
-        kept = self._kept.get(namespace)
-        if kept and self._is_live() and kept.is_current(self._watched.get(namespace, {})):
-            self._kept.move_to_end(namespace)
-            return kept.entries
-        read = await self._read(namespace)
-        entries = tuple(entry for _, entries in sorted(read.logins, key=itemgetter(0)) for entry in entries)
-        self._keep(namespace, _Kept(read.versions, read.is_complete, entries))
-        return entries
+        return (await self._present(namespace)).entries
 
     async def of_secret(self, namespace: str, name: str) -> tuple[Entry, ...] | None:
         """The credentials of one pull secret; None if there is none of that name."""
-        entries = await self.entries(namespace)
-        if not any(name == known for _, known in self._kept[namespace].versions):
+        present = await self._present(namespace)
+        if not any(name == known for _, known in present.versions):
             return None
-        return tuple(entry for entry in entries if entry.credential.secret == name)
+        return tuple(entry for entry in present.entries if entry.credential.secret == name)
+
+    async def _present(self, namespace: str) -> _Kept:
+        kept = self._kept.get(namespace)
+        if kept and self._is_live() and kept.is_current(self._watched.get(namespace, {})):
+            self._kept.move_to_end(namespace)
+            return kept
+        if not all(watch.store.synced.is_set() for watch in self._watches.values()):
+            self._read_early.add(namespace)
+        return await self._reading.get(namespace, lambda: self._read_to_keep(namespace))
+
+    async def _read_to_keep(self, namespace: str) -> _Kept:
+        read = await self._read(namespace)
+        entries = tuple(entry for _, entries in sorted(read.logins, key=itemgetter(0)) for entry in entries)
+        kept = _Kept(read.versions, read.is_complete, entries)
+        self._keep(namespace, kept)
+        return kept
 
     def _is_live(self) -> bool:
         return all(watch.live and watch.store.synced.is_set() for watch in self._watches.values())
@@ -299,6 +354,7 @@ class NamespaceCredentials:
             key=lambda watched: (watched.metadata.namespace, watched.metadata.name),
             resource_version=lambda watched: watched.metadata.resource_version,
             on_change=changed,
+            on_problem=lambda problem: self._troubled.set() if problem else None,
         )
 
     def _changed(self, secret_type: str, key: Key, new: _Watched | None) -> None:
@@ -310,9 +366,17 @@ class NamespaceCredentials:
             known[secret_type, name] = (new.metadata.uid, new.metadata.resource_version)
         if not known:
             del self._watched[namespace]
-        self._kept.pop(namespace, None)
-        # The first list tells of everything: that is no news.
-        if self._on_change and self._watches[secret_type].store.synced.is_set():
+        kept = self._kept.get(namespace)
+        is_read = kept is not None and kept.versions.get((secret_type, name)) == known.get((secret_type, name))
+        if not is_read:
+            self._kept.pop(namespace, None)
+            self._reading.outdate(namespace)
+        if not self._watches[secret_type].store.synced.is_set():
+            # The first list tells of everything: only what was not there when somebody asked is news, once.
+            if is_read or namespace not in self._read_early:
+                return
+            self._read_early.discard(namespace)
+        if self._on_change:
             self._on_change(namespace)
 
 
@@ -327,8 +391,7 @@ class LinkedCredentials:
     def __init__(self, cluster: Cluster, *, on_malformed: Callable[[str, str, str], None] | None = None) -> None:
         self._cluster = cluster
         self._reader = _Reader(on_malformed)
-        self._under_way: dict[tuple[str, ...], asyncio.Task[tuple[Entry, ...] | None]] = {}
-        self.problem: str | None = None
+        self._reading: _Shared[tuple[str, ...], tuple[Entry, ...] | None] = _Shared()
         self._is_said = False
 
     async def entries(self, namespace: str, names: tuple[str, ...] = ()) -> tuple[Entry, ...]:
@@ -339,25 +402,11 @@ class LinkedCredentials:
         Raises:
             ApiError: the API server does not answer. What it refuses, or does not have, is told and left out.
         """
-        return await self._shared(("entries", namespace, *names), lambda: self._read(namespace, names)) or ()
+        return await self._reading.get(("entries", namespace, *names), lambda: self._read(namespace, names)) or ()
 
     async def of_secret(self, namespace: str, name: str) -> tuple[Entry, ...] | None:
         """The credentials of one secret; None if there is none that we can read."""
-        return await self._shared(("secret", namespace, name), lambda: self._read_secret(namespace, name))
-
-    async def _shared(
-        self, key: tuple[str, ...], read: Callable[[], Coroutine[None, None, tuple[Entry, ...] | None]]
-    ) -> tuple[Entry, ...] | None:
-        reading = self._under_way.get(key)
-        if reading is None:
-            reading = self._under_way[key] = asyncio.create_task(read())
-            reading.add_done_callback(lambda done: self._over(key, done))
-        return await asyncio.shield(reading)
-
-    def _over(self, key: tuple[str, ...], reading: asyncio.Task[tuple[Entry, ...] | None]) -> None:
-        del self._under_way[key]
-        if not reading.cancelled():
-            reading.exception()  # whoever asked may have gone
+        return await self._reading.get(("secret", namespace, name), lambda: self._read_secret(namespace, name))
 
     async def _read(self, namespace: str, names: tuple[str, ...]) -> tuple[Entry, ...]:
         # Those that the stream names have their own limit: whoever names many hides none of the service account's.
@@ -402,9 +451,7 @@ class LinkedCredentials:
                     "service accounts cannot be read; only secrets that streams name are used", reason=str(error)
                 )
             self._is_said = True
-            self.problem = f"service accounts cannot be read: {error}"
             return ()
-        self.problem = None
         linked = decoded(_SERVICE_ACCOUNT, body, "serviceaccounts").image_pull_secrets or ()
         return tuple(each.name for each in linked if each.name)
 
@@ -451,8 +498,11 @@ class Credentials:
 
     @property
     def problem(self) -> str | None:
-        """Why secrets are not watched, or service accounts not read, for people; None while all is well."""
-        return self._source.problem
+        """Why secrets are not watched, for people; None while all is well.
+
+        In mode linked rights may differ from one namespace to the next: what is missing in one is told there.
+        """
+        return self._source.problem if isinstance(self._source, NamespaceCredentials) else None
 
     async def run(self) -> None:
         """Keep what is known fresh, until cancelled."""
@@ -461,7 +511,7 @@ class Credentials:
         await asyncio.Event().wait()
 
     async def synced(self) -> None:
-        """Wait until all pull secrets are known, where they are watched; until then `entries` reads them each time."""
+        """Wait until all pull secrets are known, where they are watched, or that they cannot be."""
         if isinstance(self._source, NamespaceCredentials):
             await self._source.synced()
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from structlog.testing import capture_logs
 
+from imagestreams.core.document import MAX_TEXT
 from imagestreams.core.policy import Mirror, MirrorRule
 from imagestreams.core.registries import Registries
 from imagestreams.kube import registries as module
 from imagestreams.kube.cluster import Cluster
 from imagestreams.kube.registries import RegistrySources
-from tests.fakes.apiserver import FakeApiServer, html, status
+from tests.fakes.apiserver import FakeApiServer, Respond, html, raw, status
 from tests.fakes.waiting import until
 
 if TYPE_CHECKING:
@@ -106,14 +108,14 @@ async def watching(cluster: Cluster, *, synced: bool = True, **options: Any) -> 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look again in a moment, not in a minute."""
-    monkeypatch.setattr(module, "_LOOK_AGAIN", 0.02)
-    monkeypatch.setattr(module, "_RETRY", 0.02)
+    for name in ("_LOOK_AGAIN", "_LOOK_AGAIN_SOON", "_RETRY", "_REREAD"):
+        monkeypatch.setattr(module, name, 0.02)
 
 
 async def test_a_cluster_that_says_nothing(api: FakeApiServer, cluster: Cluster) -> None:
     async with watching(cluster) as watched:
         assert watched.sources.layers == ()
-        assert (watched.sources.problem, watched.sources.unread) == (None, frozenset())
+        assert (watched.sources.problems, watched.sources.unread, watched.sources.obstacle) == ({}, frozenset(), None)
     assert (watched.changes, watched.told) == ([], [])
 
 
@@ -150,8 +152,9 @@ async def test_a_broken_edit_keeps_the_last_good_one_and_says_so(api: FakeApiSer
             api.put(document(text))
             await until(partial(_tells, watched, words))
             assert watched.told[-1][0] == "configmap"
-            assert watched.sources.problem == f"configmap: {watched.told[-1][1]}"
-            assert f"ConfigMap {NAMESPACE}/{NAME}: " in watched.sources.problem
+            assert watched.sources.problems == {"configmap": watched.told[-1][1]}
+            assert f"ConfigMap {NAMESPACE}/{NAME}: " in watched.sources.problems["configmap"]
+            assert watched.sources.obstacle is None, "the last good one counts"
             assert watched.blocked == ["a.io"]
         api.put(config_map(registries="x"))
         await until(lambda: "has no key registries.yaml" in (watched.told[-1][1] or ""))
@@ -163,7 +166,7 @@ async def test_a_broken_edit_keeps_the_last_good_one_and_says_so(api: FakeApiSer
         api.put(document("blocked: [b.io]"))
         await until(lambda: watched.blocked == ["b.io"])
         assert watched.told[told:] == [("configmap", None)], "the same problem is told once"
-        assert watched.sources.problem is None
+        assert watched.sources.problems == {}
     assert "hunter2" not in str(watched.told)
 
 
@@ -174,9 +177,14 @@ async def test_a_document_that_was_never_good(api: FakeApiServer, cluster: Clust
         assert watched.sources.unread == {"configmap"}
         assert watched.told == [("configmap", f"ConfigMap {NAMESPACE}/{NAME}: blocked: must be a list")]
         assert watched.sources.problems == dict(watched.told)
+        assert watched.sources.obstacle == watched.told[0][1]
+        waiting = asyncio.create_task(watched.sources.wait_until_read())
         api.remove("v1", "configmaps", NAMESPACE, NAME)
+        await asyncio.sleep(0)
+        assert not waiting.done()
         await until(lambda: not watched.sources.unread)
-        assert watched.sources.problem is None
+        await asyncio.wait_for(waiting, 10)
+        assert watched.sources.problems == {}
     assert watched.changes == []
 
 
@@ -268,7 +276,7 @@ async def test_a_local_registry_that_cannot_be_read(api: FakeApiServer, cluster:
         assert watched.sources.unread == frozenset()
         api.put(config_map("local-registry-hosting", "kube-public", other="x"))
         await until(lambda: watched.sources.layers == ())
-        assert watched.sources.problem is None
+        assert watched.sources.problems == {}
 
 
 @pytest.mark.usefixtures("soon")
@@ -277,10 +285,10 @@ async def test_rights_that_are_missing_are_no_failure_and_may_come(api: FakeApiS
     api.put(document("blocked: [a.io]"))
     api.put(hosting(HOSTING))
     api.put(mirror_set("imagetagmirrorsets", "a", "tag.io", "m.io"))
-    api.inject(status(403, "Forbidden", "no"), times=-1)
+    api.inject(status(403, "Forbidden", "no"), when=lambda seen: seen.namespace != NAMESPACE, times=-1)
     async with watching(cluster) as watched:
-        assert watched.sources.layers == ()
-        assert watched.sources.problem is None
+        assert watched.blocked == ["a.io"]
+        assert (watched.sources.problems, watched.sources.obstacle) == ({}, None)
         seen = len(api.requests)
         await until(lambda: len(api.requests) > seen + 8)  # it asks again
         api.heal()
@@ -289,15 +297,99 @@ async def test_rights_that_are_missing_are_no_failure_and_may_come(api: FakeApiS
 
 
 @pytest.mark.usefixtures("soon")
-async def test_an_api_server_that_does_not_answer_is_waited_for(api: FakeApiServer, cluster: Cluster) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "way_out"),
+    [
+        pytest.param(
+            status(403, "Forbidden", "no"), "; allow the controller to list and watch it, or set", id="no right"
+        ),
+        pytest.param(status(404, "NotFound", "no"), "; set", id="not served"),
+        pytest.param(status(400, "BadRequest", "no"), "; set", id="refused"),
+    ],
+)
+async def test_a_configmap_that_cannot_be_asked_for_may_forbid_anything(
+    api: FakeApiServer, cluster: Cluster, is_there: bool, fault: Respond, way_out: str
+) -> None:
+    if is_there:
+        api.put(document("blocked: [a.io]"))
+    api.inject(fault, when=lambda seen: seen.namespace == NAMESPACE, times=-1)
+    async with watching(cluster) as watched:
+        sources = watched.sources
+        assert (sources.layers, sources.unread) == ((), {"configmap"})
+        words = (
+            f"ConfigMap {NAMESPACE}/{NAME} cannot be read: no{way_out} --registries-configmap= (empty) if there is none"
+        )
+        assert (sources.obstacle, watched.told) == (words, [("configmap", words)])
+        waiting = asyncio.create_task(sources.wait_until_read())
+        seen = len(api.requests)
+        await until(lambda: len(api.requests) > seen + 4)  # it asks again
+        assert not waiting.done()
+        api.heal()
+        await asyncio.wait_for(waiting, 10)
+        assert watched.blocked == (["a.io"] if is_there else [])
+        assert (sources.problems, sources.obstacle) == ({}, None)
+        assert watched.told == [("configmap", words), ("configmap", None)]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_an_api_server_that_does_not_answer_is_waited_for(
+    api: FakeApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.02)
     api.put(document("blocked: [a.io]"))
     api.inject(html(502), times=-1)
+    with capture_logs() as logs:
+        async with watching(cluster, synced=False) as watched:
+            await until(lambda: len(api.requests) > 40)
+            assert not watched.sources.synced.is_set(), "what is blocked is not known yet"
+            assert f"ConfigMap {NAMESPACE}/{NAME} cannot be read: " in (watched.sources.obstacle or "")
+            assert "502" in (watched.sources.obstacle or "")
+            said = [each["resource"] for each in logs if each["event"] == "not read"]
+            assert len(said) == len(set(said)) == 4, "each once"
+            api.heal()
+            await until(watched.sources.synced.is_set)
+            assert watched.blocked == ["a.io"]
+            assert watched.sources.obstacle is None
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("fault", [status(503, "ServiceUnavailable"), status(429, "TooManyRequests"), raw(b"{}")])
+async def test_what_an_administrator_did_not_write_is_not_waited_for_without_end(
+    api: FakeApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fault: Respond
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.5)
+    define_sets(api)
+    api.put(document("blocked: [a.io]"))
+    api.put(mirror_set("imagedigestmirrorsets", "a", "a.io", "m.io"))
+    api.inject(fault, resource="imagedigestmirrorsets", times=-1)
+    with capture_logs() as logs:
+        async with watching(cluster, synced=False) as watched:
+            sources = watched.sources
+            await until(lambda: watched.blocked)
+            await until(lambda: api.count("list", "imagedigestmirrorsets") > 2)
+            assert not sources.synced.is_set(), "it may come in a moment"
+            assert (sources.obstacle or "").startswith("imagedigestmirrorsets cannot be read: ")
+            await until(sources.synced.is_set)
+            assert sources.obstacle is None
+            done_without = [each["resource"] for each in logs if "done without" in each["event"]]
+            assert done_without == [f"/apis/{GROUP}/imagedigestmirrorsets"]
+            api.heal()
+            await until(lambda: len(sources.layers) == 2)
+            assert [rule.source for rule in sources.layers[1].mirrors] == ["a.io"]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_list_of_the_configmap_that_fails_is_named(api: FakeApiServer, cluster: Cluster) -> None:
+    api.put(document("blocked: [a.io]"))
+    is_list = lambda seen: seen.namespace == NAMESPACE and seen.query.get("limit") != "1"  # noqa: E731
+    api.inject(status(500, "InternalError", "etcd is ill"), when=is_list, times=-1)
     async with watching(cluster, synced=False) as watched:
-        await until(lambda: len(api.requests) > 12)
-        assert not watched.sources.synced.is_set(), "what is blocked is not known yet"
+        await until(lambda: "etcd is ill" in (watched.sources.obstacle or ""))
+        assert not watched.sources.synced.is_set()
         api.heal()
         await until(watched.sources.synced.is_set)
-        assert watched.blocked == ["a.io"]
+        assert (watched.blocked, watched.sources.obstacle) == (["a.io"], None)
 
 
 async def _nap(seconds: float) -> None:
@@ -331,9 +423,50 @@ async def test_a_right_that_is_taken_away_takes_nothing_with_it(api: FakeApiServ
         seen = len(api.requests)
         await until(lambda: len(api.requests) > seen + 20)
         assert [len(layer.mirrors) for layer in watched.sources.layers] == [0, 1]
+        assert "configmap" in watched.sources.problems
+        assert watched.sources.obstacle is None, "what was known holds on"
         api.heal()
         api.put(document("blocked: [b.io]"))
         await until(lambda: watched.blocked == ["b.io"])
+        await until(lambda: not watched.sources.problems)
+
+
+async def test_a_balancers_404_takes_no_rule_away(api: FakeApiServer, cluster: Cluster) -> None:
+    api.put(document("blocked: [a.io]"))
+    async with watching(cluster, sleep=_nap, mirror_sets=False, local_registry_hosting=False) as watched:
+        await until(lambda: api.open_watches == 1)
+        api.inject(html(404), times=-1)
+        api.end_watches()
+        await until(lambda: "configmap" in watched.sources.problems)
+        assert watched.blocked == ["a.io"]
+        api.heal()
+        await until(lambda: not watched.sources.problems)
+        assert (watched.blocked, len(watched.changes)) == (["a.io"], 1)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_the_file_is_kept_fresh(api: FakeApiServer, cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "registries.yaml"
+    file.write_text("blocked: [")
+    async with watching(cluster, registries_file=str(file)) as watched:
+        assert watched.sources.unread == {"file"}
+        assert str(file) in (watched.sources.obstacle or "")
+        for name in ("a.io", "b.io"):
+            file.write_text(f"blocked: [{name}]")
+            await until(partial(_equal, watched, [name]))
+            assert watched.sources.obstacle is None
+
+
+async def test_a_document_of_a_size_that_nobody_needs(api: FakeApiServer, cluster: Cluster) -> None:
+    api.put(document("blocked: [a.io]"))
+    async with watching(cluster) as watched:
+        api.put(document("blocked: [b.io]\n" + "#" * MAX_TEXT))
+        await until(lambda: watched.told)
+        assert f"has more than {MAX_TEXT} characters" in (watched.told[0][1] or "")
+        assert watched.blocked == ["a.io"]
+        text = "blocked: [c.io]\n"
+        api.put(document(text + "#" * (MAX_TEXT - len(text))))
+        await until(lambda: watched.blocked == ["c.io"])
 
 
 async def test_the_file_is_read_again(api: FakeApiServer, cluster: Cluster, tmp_path: Path) -> None:
@@ -346,22 +479,22 @@ async def test_the_file_is_read_again(api: FakeApiServer, cluster: Cluster, tmp_
         file.write_text("blocked: [a.io]")
         assert sources.reload_file()
         assert not sources.reload_file()
-        assert (watched.blocked, sources.problem, len(watched.changes)) == (["a.io"], None, 1)
+        assert (watched.blocked, sources.problems, len(watched.changes)) == (["a.io"], {}, 1)
         file.write_text("blocked: [b.io")
         assert not sources.reload_file()
         assert not sources.reload_file()
         assert watched.blocked == ["a.io"]
-        assert (sources.problem or "").startswith(f"file: {file}: line 2: no valid YAML")
+        assert sources.problems["file"].startswith(f"{file}: line 2: no valid YAML")
         for content, words in ((b"\xff", "it is not UTF-8"), (b"#" * (5 << 20), "has more than")):
             file.write_bytes(content)
             assert not sources.reload_file()
-            assert words in (sources.problem or "")
+            assert words in sources.problems["file"]
         file.unlink()
         assert not sources.reload_file()
         assert watched.blocked == ["a.io"]
         file.write_text("blocked: [a.io]")
         assert not sources.reload_file()
-        assert sources.problem is None, "it says what it said, and that is well"
+        assert sources.problems == {}, "it says what it said, and that is well"
         file.write_text("blocked: [c.io]")
         assert sources.reload_file()
         assert (watched.blocked, len(watched.changes)) == (["c.io"], 2)

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from imagestreams.core.keychain import DOCKER_CFG, DOCKER_CONFIG_JSON, InstallWide, candidates
 from imagestreams.core.reference import ImageReference
 from imagestreams.kube import secrets as secrets_module
 from imagestreams.kube.cluster import ApiError, Cluster, Forbidden
 from imagestreams.kube.secrets import MAX_NAMED, Credentials, InstallSecret, LinkedCredentials, NamespaceCredentials
-from tests.fakes.apiserver import FakeApiServer, held, status
+from tests.fakes.apiserver import FakeApiServer, Seen, held, status
 from tests.fakes.waiting import until
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ async def test_an_answer_that_is_newer_than_the_watch_is_not_kept_until_the_watc
         await until(lambda: watched.changed and watched.credentials._is_live())
         for _ in range(3):
             assert await watched.hosts() == ["quay.io"]
-        assert reads(api) == 6
+        assert reads(api) == 4, "what was read is what the watch knows now"
 
 
 async def test_without_a_watch_secrets_are_read_each_time(api: FakeApiServer, cluster: Cluster) -> None:
@@ -165,6 +166,81 @@ async def test_without_a_watch_secrets_are_read_each_time(api: FakeApiServer, cl
         assert await watched.hosts() == ["ghcr.io"]
         assert watched.credentials.problem
         assert "not allowed" in watched.credentials.problem
+
+
+def _is_watch(seen: Seen) -> bool:
+    return "PartialObjectMetadata" in seen.headers["Accept"]
+
+
+async def test_what_came_between_a_read_and_the_first_list_is_told(api: FakeApiServer, cluster: Cluster) -> None:
+    put(api, "a", config_json("quay.io"))
+    put(api, "b", config_json("docker.io"))
+    for namespace in ("quiet", "silent"):
+        put(api, "x", config_json("quay.io"), namespace=namespace)
+    go_on = asyncio.Event()
+    api.inject(held(go_on), when=_is_watch, times=2)
+    async with watching(cluster, live=False) as watched:
+        await until(lambda: api.count("list") == 2)
+        assert await watched.hosts() == ["quay.io", "docker.io"]
+        assert await watched.hosts("quiet") == ["quay.io"]
+        put(api, "c", config_json("ghcr.io"))
+        put(api, "d", cfg("example.com"))
+        go_on.set()
+        await until(watched.credentials._is_live)
+        assert watched.changed == ["acme"], "once; what nobody has read, or what is as it was read, is no news"
+        assert await watched.hosts() == ["quay.io", "docker.io", "ghcr.io", "example.com"]
+        assert watched.credentials._read_early == set()
+        before = reads(api)
+        assert await watched.hosts("quiet") == ["quay.io"]
+        assert reads(api) == before, "what was read is what the watch knows"
+
+
+async def test_what_came_while_the_first_read_was_under_way_is_told(api: FakeApiServer, cluster: Cluster) -> None:
+    listing, reading = asyncio.Event(), asyncio.Event()
+
+    async def late(_, handle):
+        answer = await handle()
+        await reading.wait()
+        return answer
+
+    api.inject(held(listing), when=_is_watch, times=2)
+    api.inject(late, when=lambda seen: not _is_watch(seen))
+    async with watching(cluster, live=False) as watched:
+        early = asyncio.create_task(watched.hosts())
+        await until(lambda: reads(api) == 1)
+        put(api, "a", config_json("quay.io"))
+        listing.set()
+        await until(lambda: watched.changed == ["acme"])
+        assert await watched.hosts() == ["quay.io"], "who asks now does not wait for the answer of before"
+        reading.set()
+        assert await early == [], "what it had asked for"
+        assert await watched.hosts() == ["quay.io"]
+
+
+async def test_who_asks_for_a_namespace_meanwhile_gets_the_same_answer(api: FakeApiServer, cluster: Cluster) -> None:
+    api.inject(status(403, "Forbidden", "no"), when=_is_watch, times=-1)
+    put(api, "a", config_json("quay.io"))
+    put(api, "a", config_json("ghcr.io"), namespace="other")
+    async with watching(cluster, live=False) as watched:
+        await asyncio.wait_for(watched.credentials.synced(), 10)  # nobody waits for a right that is missing
+        asked = [watched.hosts(namespace) for _ in range(50) for namespace in ("acme", "other")]
+        assert await asyncio.gather(*asked) == [["quay.io"], ["ghcr.io"]] * 50
+        assert reads(api) == 4  # two types in two namespaces
+        assert await watched.hosts() == ["quay.io"]
+        assert reads(api) == 6, "nothing is kept while nothing is watched"
+        assert not watched.credentials._reading
+
+
+async def test_a_read_that_fails_fails_for_all_who_wait_and_leaves_nothing(
+    api: FakeApiServer, cluster: Cluster
+) -> None:
+    async with watching(cluster) as watched:
+        put(api, "a", config_json("quay.io"))
+        await until(lambda: watched.changed)
+        api.inject(status(503, "ServiceUnavailable"), when=lambda seen: not _is_watch(seen))
+        results = await asyncio.gather(*(watched.hosts() for _ in range(3)), return_exceptions=True)
+        assert [isinstance(result, ApiError) for result in results] == [True] * 3
+        assert await watched.hosts() == ["quay.io"]
 
 
 async def test_secrets_that_may_not_be_read(api: FakeApiServer, cluster: Cluster) -> None:
@@ -322,7 +398,7 @@ async def test_who_asks_the_same_meanwhile_gets_the_same_answer(api: FakeApiServ
     assert await second == ["quay.io"]
     assert await third == ["ghcr.io", "quay.io"]
     assert api.count("get", "serviceaccounts") == 2
-    await until(lambda: linked.credentials._under_way == {})
+    await until(lambda: not linked.credentials._reading)
 
 
 async def test_an_api_server_that_fails_is_an_error_and_leaves_nothing(api: FakeApiServer, cluster: Cluster) -> None:
@@ -333,7 +409,7 @@ async def test_an_api_server_that_fails_is_an_error_and_leaves_nothing(api: Fake
         api.inject(status(503, "ServiceUnavailable", "no"), resource=resource)
         with pytest.raises(ApiError):
             await linked.hosts()
-    await until(lambda: linked.credentials._under_way == {})
+    await until(lambda: not linked.credentials._reading)
     assert await linked.hosts() == ["quay.io"]
     assert linked.malformed == []
 
@@ -387,12 +463,15 @@ async def test_what_may_not_be_read_is_told_once_and_left_out(api: FakeApiServer
     linked = Linked(cluster)
     api.inject(status(403, "Forbidden", "cannot get it"), resource="serviceaccounts", times=-1)
     api.inject(status(403, "Forbidden", "cannot get it"), when=lambda seen: seen.name == "a", times=-1)
-    for _ in range(3):
-        assert await linked.hosts("a", "b") == ["ghcr.io"]
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert await linked.hosts("a", "b") == ["ghcr.io"]
     ((_, name, message),) = linked.malformed
     assert name == "a"
     assert 'secret "a" is named for pulls, but the controller may not read it: cannot get it' in message
-    assert linked.credentials.problem == "service accounts cannot be read: cannot get it"
+    ((said, reason),) = [(each["event"], each["reason"]) for each in logs]
+    assert said == "service accounts cannot be read; only secrets that streams name are used"
+    assert reason == "cannot get it"
 
 
 async def test_a_stream_that_names_too_many(
