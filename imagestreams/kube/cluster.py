@@ -353,7 +353,11 @@ class Cluster:
         try:
             yield response
         finally:
-            # With bytes left unread this closes the connection, else it is used again.
+            # With bytes left unread, as of a watch, the connection is of no more use; closing it politely would wait
+            # for the other side, and outlive us. Else it is used again.
+            connection = response.connection
+            if connection is not None and connection.transport is not None:
+                connection.transport.abort()
             response.release()
 
     async def _send(self, request: _Request) -> aiohttp.ClientResponse:
