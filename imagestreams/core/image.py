@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from imagestreams.core.keychain import Entry, candidates
-from imagestreams.core.lookup import Description
+from imagestreams.core.lookup import Description, in_turn
 from imagestreams.core.manifest import Descriptor, ImageManifest, Index, parse_manifest
 from imagestreams.core.policy import Place, Refused
 from imagestreams.core.reference import ImageReference, InvalidReference, is_digest
@@ -404,17 +404,12 @@ def description_of(digest: str, places: tuple[Place, ...], entries: Iterable[Ent
         ValueError: there is no place.
     """
     secrets = tuple(entries)
-    question: Description | None = None
-    for place in reversed(places):
-        question = Description(
-            reference=place.reference.pinned(digest),
-            transport=place.transport,
-            credentials=candidates(secrets, place.reference) if place.transport.credentials else (),
-            fallback=question,
-        )
-    if question is None:
-        raise ValueError("an image is asked for at one place at least")
-    return question
+
+    def ask(place: Place, fallback: Description | None) -> Description:
+        credentials = candidates(secrets, place.reference) if place.transport.credentials else ()
+        return Description(place.reference.pinned(digest), place.transport, credentials, fallback)
+
+    return in_turn(places, ask)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

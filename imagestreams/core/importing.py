@@ -40,9 +40,10 @@ from imagestreams.core.lookup import (
     Served,
     Source,
     Ticket,
+    in_turn,
 )
 from imagestreams.core.manifest import Platform
-from imagestreams.core.policy import BLOCKED, NOT_ALLOWED
+from imagestreams.core.policy import BLOCKED, NOT_ALLOWED, Place
 from imagestreams.core.reference import is_digest
 from imagestreams.core.stream import ImageStream
 from imagestreams.core.wish import (
@@ -603,12 +604,11 @@ def tickets_of(
 
 
 def _lookup(wish: AskRegistry, known: Served | None, secrets: tuple[Entry, ...], rules: ImportRules) -> Lookup:
-    """The question for an image: at the first place, and with each next one as what is asked when that gives none."""
     source = wish.source
     prefer = Platform.parse(source.platform) if source.platform else rules.legacy_platform
-    first: Lookup | None = None
-    for place in reversed(wish.places):
-        first = Lookup(
+
+    def ask(place: Place, fallback: Lookup | None) -> Lookup:
+        return Lookup(
             reference=place.reference.tagged(wish.tag) if wish.tag else place.reference,
             transport=place.transport,
             credentials=candidates(secrets, place.reference),
@@ -616,23 +616,15 @@ def _lookup(wish: AskRegistry, known: Served | None, secrets: tuple[Entry, ...],
             prefer=prefer if source.mode is ImportMode.LEGACY else None,
             known=known,
             recorded=place.recorded.tagged(wish.tag) if wish.tag else place.recorded,
-            fallback=first,
+            fallback=fallback,
         )
-    if first is None:
-        raise ValueError("a wish has at least one place")
-    return first
+
+    return in_turn(wish.places, ask)
 
 
 def _listing(wish: ListRepository, secrets: tuple[Entry, ...], rules: ImportRules) -> Listing:
-    first: Listing | None = None
-    for place in reversed(wish.places):
-        first = Listing(
-            reference=place.reference,
-            transport=place.transport,
-            credentials=candidates(secrets, place.reference),
-            limit=rules.repository_tags,
-            fallback=first,
-        )
-    if first is None:
-        raise ValueError("a wish has at least one place")
-    return first
+    def ask(place: Place, fallback: Listing | None) -> Listing:
+        credentials = candidates(secrets, place.reference)
+        return Listing(place.reference, place.transport, credentials, rules.repository_tags, fallback)
+
+    return in_turn(wish.places, ask)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from imagestreams.core.keychain import Credential
     from imagestreams.core.manifest import Platform
-    from imagestreams.core.policy import Transport
+    from imagestreams.core.policy import Place, Transport
     from imagestreams.core.reference import ImageReference
 
 
@@ -100,6 +101,26 @@ class Description:
 
 
 Question = Lookup | Listing | Description
+
+Q = TypeVar("Q", Lookup, Listing, Description)
+
+
+def in_turn(places: Sequence[Place], ask: Callable[[Place, Q | None], Q]) -> Q:
+    """The question at the first place, with that at each next one as what is asked when it gives nothing.
+
+    Args:
+        places: in the order to be asked, at least one.
+        ask: makes the question at a place, given its fallback.
+
+    Raises:
+        ValueError: there is no place.
+    """
+    question: Q | None = None
+    for place in reversed(places):
+        question = ask(place, question)
+    if question is None:
+        raise ValueError("what is asked for has at least one place")
+    return question
 
 
 @dataclass(frozen=True, slots=True)

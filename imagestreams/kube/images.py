@@ -16,8 +16,8 @@ import msgspec
 from imagestreams.core.image import NAMESPACE_LABEL, encode_for_creation, object_name
 from imagestreams.core.reference import ImageReference
 from imagestreams.core.stream import MalformedObject
-from imagestreams.kube.cluster import AlreadyExists, Cluster, Conflict, ListMetadata, NotFound, api_path
-from imagestreams.kube.watch import METADATA_ONLY, Key, Page, Reflector
+from imagestreams.kube.cluster import AlreadyExists, Cluster, Conflict, NotFound, api_path
+from imagestreams.kube.watch import METADATA_ONLY, Key, Reflector, page_decoder
 
 FIELD_MANAGER: Final = "imagestreams"
 
@@ -47,13 +47,8 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     metadata: ImageMetadata
 
 
-class _List(msgspec.Struct, frozen=True):
-    metadata: ListMetadata
-    items: tuple[Image, ...] | None = None  # Go writes an empty list as null
-
-
 _decode_object = msgspec.json.Decoder(Image)
-_decode_list = msgspec.json.Decoder(_List)
+_page = page_decoder(Image)
 
 
 class ImageObjects:
@@ -160,11 +155,3 @@ def _decode(body: bytes) -> Image:
         return _decode_object.decode(body)
     except msgspec.DecodeError as error:
         raise MalformedObject(f"Image: {error}") from error
-
-
-def _page(body: bytes) -> Page[Image]:
-    try:
-        listed = _decode_list.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedObject(f"ImageList: {error}") from error
-    return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)

@@ -29,9 +29,9 @@ from imagestreams.core.registries import (
     mirror_sets,
     parse_registries,
 )
-from imagestreams.kube.cluster import ListMetadata, api_path
-from imagestreams.kube.errors import ApiError, Forbidden, NotFound, decoded
-from imagestreams.kube.watch import Page, Reflector
+from imagestreams.kube.cluster import api_path
+from imagestreams.kube.errors import ApiError, Forbidden, NotFound
+from imagestreams.kube.watch import Page, Reflector, page_decoder
 
 if TYPE_CHECKING:
     from imagestreams.kube.cluster import Cluster
@@ -73,25 +73,15 @@ class _ConfigMap(msgspec.Struct, frozen=True, gc=False):
         return "_ConfigMap(...)"  # a proxy's password may be in it
 
 
-class _ConfigMapList(msgspec.Struct, frozen=True):
-    metadata: ListMetadata
-    items: tuple[_ConfigMap, ...] | None = None
-
-
 class _MirrorSet(msgspec.Struct, frozen=True):
     metadata: _Metadata
     spec: dict[str, object] | None = None
 
 
-class _MirrorSetList(msgspec.Struct, frozen=True):
-    metadata: ListMetadata
-    items: tuple[_MirrorSet, ...] | None = None
-
-
 _CONFIG_MAP = msgspec.json.Decoder(_ConfigMap)
-_CONFIG_MAP_LIST = msgspec.json.Decoder(_ConfigMapList)
+_config_maps = page_decoder(_ConfigMap, whole="configmaps")
 _MIRROR_SET = msgspec.json.Decoder(_MirrorSet)
-_MIRROR_SET_LIST = msgspec.json.Decoder(_MirrorSetList)
+_mirror_sets = page_decoder(_MirrorSet, whole="mirror sets")
 
 _T = TypeVar("_T", _ConfigMap, _MirrorSet)
 
@@ -536,16 +526,6 @@ def _put(texts: dict[SourceName, str], name: SourceName, text: str | None) -> No
         texts.pop(name, None)
     else:
         texts[name] = text
-
-
-def _config_maps(body: bytes) -> Page[_ConfigMap]:
-    listed = decoded(_CONFIG_MAP_LIST, body, "configmaps")
-    return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)
-
-
-def _mirror_sets(body: bytes) -> Page[_MirrorSet]:
-    listed = decoded(_MIRROR_SET_LIST, body, "mirror sets")
-    return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)
 
 
 def _document(text: str) -> Registries:

@@ -40,9 +40,9 @@ from imagestreams.core.keychain import (
     parse_secret,
 )
 from imagestreams.core.reference import quoted
-from imagestreams.kube.cluster import ListMetadata, api_path
+from imagestreams.kube.cluster import api_path
 from imagestreams.kube.errors import Forbidden, NotFound, decoded
-from imagestreams.kube.watch import METADATA_ONLY, Page, Reflector
+from imagestreams.kube.watch import METADATA_ONLY, Reflector, page_decoder
 
 if TYPE_CHECKING:
     from imagestreams.kube.cluster import Cluster
@@ -83,11 +83,6 @@ class _Watched(msgspec.Struct, frozen=True, gc=False):
     metadata: _Metadata
 
 
-class _WatchedList(msgspec.Struct, frozen=True):
-    metadata: ListMetadata
-    items: tuple[_Watched, ...] | None = None
-
-
 class _Data(msgspec.Struct, frozen=True, gc=False):
     config_json: str = msgspec.field(default="", name=".dockerconfigjson")
     cfg: str = msgspec.field(default="", name=".dockercfg")
@@ -111,7 +106,7 @@ class _ServiceAccount(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
 
 _WATCHED = msgspec.json.Decoder(_Watched)
-_WATCHED_LIST = msgspec.json.Decoder(_WatchedList)
+_page = page_decoder(_Watched, whole="secrets")
 _SECRET = msgspec.json.Decoder(_Secret)
 _SERVICE_ACCOUNT = msgspec.json.Decoder(_ServiceAccount)
 
@@ -557,8 +552,3 @@ class Credentials:
         self._on_change(namespace)
         if self._install is not None and namespace == self._install.namespace:
             self._on_change(None)
-
-
-def _page(body: bytes) -> Page[_Watched]:
-    listed = decoded(_WATCHED_LIST, body, "secrets")
-    return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)

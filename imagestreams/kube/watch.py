@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, overload
 import msgspec
 import structlog
 
-from imagestreams.kube.cluster import JSON, METADATA, METADATA_LIST, Pager, split_page
+from imagestreams.kube.cluster import JSON, METADATA, METADATA_LIST, ListMetadata, Pager, split_page
 from imagestreams.kube.errors import UNDECODABLE, ApiError, Forbidden, Gone, InvalidAnswer, NotFound, decoded, error_of
 
 if TYPE_CHECKING:
@@ -53,6 +53,27 @@ class Page(Generic[T]):
     items: Sequence[T]
     resource_version: str
     continue_: str
+
+
+class _ListOf(msgspec.Struct, Generic[T], frozen=True):
+    metadata: ListMetadata
+    items: tuple[T, ...] | None = None  # Go writes an empty list as null
+
+
+def page_decoder(kind: type[T], *, whole: str = "") -> Callable[[bytes], Page[T]]:
+    """What reads pages of objects of the kind, for a `Reflector`.
+
+    Args:
+        whole: where a page counts as a whole or not at all, the name of its resource for the `InvalidAnswer` that is
+            raised then. Empty: msgspec's errors are raised, on which a Reflector reads the page object by object.
+    """
+    decoder: msgspec.json.Decoder[_ListOf[T]] = msgspec.json.Decoder(_ListOf[kind])  # type: ignore[valid-type]
+
+    def decode(body: bytes) -> Page[T]:
+        listed = decoded(decoder, body, whole) if whole else decoder.decode(body)
+        return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)
+
+    return decode
 
 
 class Store(Mapping[Key, T]):

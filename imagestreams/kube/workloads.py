@@ -22,8 +22,8 @@ from imagestreams.core.trigger import (
     decode_workload,
     has_triggers,
 )
-from imagestreams.kube.cluster import JSON_PATCH, Cluster, ListMetadata, NotFound, api_path
-from imagestreams.kube.watch import METADATA_ONLY, OnChange, Page, Reflector
+from imagestreams.kube.cluster import JSON_PATCH, Cluster, NotFound, api_path
+from imagestreams.kube.watch import METADATA_ONLY, OnChange, Reflector, page_decoder
 
 
 class WorkloadMetadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -61,13 +61,8 @@ class WorkloadObject(msgspec.Struct, frozen=True, gc=False):
     metadata: WorkloadMetadata
 
 
-class _List(msgspec.Struct, frozen=True):
-    metadata: ListMetadata
-    items: tuple[WorkloadObject, ...] | None = None  # Go writes an empty list as null
-
-
 _decode_object = msgspec.json.Decoder(WorkloadObject)
-_decode_list = msgspec.json.Decoder(_List)
+_page = page_decoder(WorkloadObject)
 
 
 class Workloads:
@@ -159,14 +154,6 @@ def _decode(body: bytes) -> WorkloadObject:
         return _decode_object.decode(body)
     except msgspec.DecodeError as error:
         raise MalformedObject(f"workload metadata: {error}") from error
-
-
-def _page(body: bytes) -> Page[WorkloadObject]:
-    try:
-        listed = _decode_list.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedObject(f"workload metadata: {error}") from error
-    return Page(listed.items or (), listed.metadata.resource_version, listed.metadata.continue_)
 
 
 def marks_of(workload: Workload) -> Marks:

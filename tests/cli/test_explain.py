@@ -10,32 +10,20 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 
 from dev.images import helm_chart, image, index
 from imagestreams.cli.explain import text
 from imagestreams.cli.explanation import _ADVICE, Explanation, Step
 from imagestreams.cli.main import invoke
 from imagestreams.registry import errors
-from imagestreams.settings import TABLE
 from tests.fakes.registry import FakeRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.usefixtures("environment")
+
 WEB = image()
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """Nothing of the machine's, and nothing left behind."""
-    for row in TABLE:
-        monkeypatch.delenv(row.variable, raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

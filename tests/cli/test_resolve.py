@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 import yaml
 
 from dev.images import image, index
@@ -25,11 +24,12 @@ from imagestreams.core.policy import HostRule, Policy
 from imagestreams.core.wish import ImportRules
 from imagestreams.registry.client import RegistryClient
 from imagestreams.registry.transport import Reach, Timeouts
-from imagestreams.settings import TABLE
 from tests.fakes.registry import FakeRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.usefixtures("environment")
 
 API = "image.openshift.io/v1"
 WEB, OTHER = image(), image(text="other")
@@ -45,18 +45,6 @@ def tag(name: str, source: str | None, kind: str = "DockerImage", **more: Any) -
 def stream(*tags: dict[str, Any], name: str = "web", namespace: str = "", **more: Any) -> dict[str, Any]:
     metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
     return {"apiVersion": API, "kind": "ImageStream", "metadata": metadata, "spec": {"tags": list(tags)}, **more}
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """Nothing of the machine's, and nothing left behind."""
-    for row in TABLE:
-        monkeypatch.delenv(row.variable, raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

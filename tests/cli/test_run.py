@@ -12,7 +12,7 @@ from imagestreams.settings import TABLE, Settings
 
 
 @pytest.fixture
-def started(monkeypatch) -> list[Settings]:
+def started(monkeypatch, environment) -> list[Settings]:
     """The settings that the controller was started with, in place of a controller."""
     found: list[Settings] = []
 
@@ -21,11 +21,6 @@ def started(monkeypatch) -> list[Settings]:
         return 7
 
     monkeypatch.setattr(app, "run", run)
-    for row in TABLE:
-        monkeypatch.delenv(row.variable, raising=False)
-    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.lower(), raising=False)
     return found
 
 
