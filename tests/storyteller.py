@@ -228,7 +228,7 @@ class Storyteller:
                 self._originals[f"{value['kind']}/{value['metadata']['name']}"] = merged
 
     async def _do_annotate(self, changes: dict[str, dict[str, str | None]]) -> None:
-        for name, added in changes.items():
+        for name, added in self._with_digests(changes).items():
             found = self._get(name)
             annotations = {**found["metadata"].get("annotations", {}), **added}
             found["metadata"]["annotations"] = {key: value for key, value in annotations.items() if value is not None}

@@ -9,11 +9,14 @@ from datetime import datetime
 
 from imagestreams.core.importing import DENIALS, failed_tags
 from imagestreams.core.merging import (
+    PinsAmiss,
     RepositoryFailed,
     RepositoryImported,
     TagFailed,
     TagMoved,
+    TagPinned,
     TagRecovered,
+    TagResumed,
     Transition,
 )
 from imagestreams.core.stream import ImageStream, ObjectKey
@@ -61,6 +64,12 @@ def event_of(transition: Transition) -> tuple[EventType, str, str]:
             return "Warning", "ImportFailed", f"tag {tag}: {reason}: {message}"
         case TagRecovered(tag=tag):
             return "Normal", "ImportRecovered", f"tag {tag} is imported again"
+        case TagPinned(tag=tag, words=words):
+            return "Normal", "TagPinned", f"tag {tag} is {words}"
+        case TagResumed(tag=tag):
+            return "Normal", "TagResumed", f"tag {tag} is not pinned any more and follows its source"
+        case PinsAmiss(message=message):
+            return "Warning", "PinsAmiss", message
         case RepositoryImported(message=message):
             return "Normal", "RepositoryImported", message
         case RepositoryFailed(repository=repository, reason=reason, message=message):

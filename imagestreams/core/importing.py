@@ -150,8 +150,9 @@ class TagProgress:
     was deferred, `late` since when the tag waits for an answer of a slot, `polled` since when it is polled, and `host`
     where it is asked for; `answered` the last refresh request that got its answer; `is_hinted` says that somebody saw
     the tag move since it was last asked for; `no_room` that its answer did not fit into the status; `steady` is the
-    flap guard's; `reindexed` is when another index with the image that is recorded was written down. `selected` is the
-    repository's alone: what of its listing is still to be imported.
+    flap guard's; `reindexed` is when another index with the image that is recorded was written down; `beside` is what
+    the registry served last while the tag was pinned, and `resumed` when that ended. `selected` is the repository's
+    alone: what of its listing is still to be imported.
     """
 
     source: Source
@@ -170,6 +171,8 @@ class TagProgress:
     no_room: bool = False
     steady: Steady | None = None
     reindexed: datetime | None = None
+    beside: Served | None = None
+    resumed: datetime | None = None
     selected: Selection | None = None
 
     def after(self, answer: Answer, rules: ImportRules) -> TagProgress:
@@ -425,7 +428,7 @@ class _Planning:
             request = self._request.value if self._request and is_requested else ""
             # A question in the middle of a slot that was served is not a late poll.
             slot = begin if begin > memory.slot else 0
-            self.due.append(Due(name, question.wish, why, request, slot, question.known()))
+            self.due.append(Due(name, question.wish, why, request, slot, question.known(memory.beside)))
 
     def _with_slot(self, memory: TagProgress, question: _Question) -> tuple[TagProgress, int]:
         """The memory of a tag that is polled, once the present slot is noticed, and that slot's begin."""
@@ -516,12 +519,15 @@ class Attempt:
 
 
 def _attempt(recorded: api.StatusTag | None, wish: AskRegistry) -> Attempt | None:
-    """The last attempt to import a tag, if it was made at its present source."""
-    if recorded is None or recorded.observed_at(wish.source) is None:
+    """The last attempt to import a tag, if it was made at its present source. What was imported while the tag was
+    pinned does not count once it is not.
+    """
+    observed = recorded.observed_at(wish.source) if recorded else None
+    if recorded is None or observed is None:
         return None
     outcome = recorded.outcome
     if outcome is None or outcome.status != "False":
-        return Attempt(is_good=True)
+        return Attempt(is_good=True) if observed.digest else None
     return Attempt(False, outcome.reason or "", outcome.last_transition_time)
 
 
@@ -560,15 +566,19 @@ class _Question:
     recorded: api.StatusTag | None
     attempt: Attempt | None
 
-    def known(self) -> Served | None:
+    def known(self, beside: Served | None) -> Served | None:
         """What an unchanged tag is answered with by one HEAD: only what the newest item still says counts, since others
-        may write items too.
+        may write items too. That of a pinned tag says nothing of what is served; `beside` is that, as far as is known.
         """
         wish, recorded = self.wish, self.recorded
         if not isinstance(wish, AskRegistry) or recorded is None:
             return None
         observed, newest = recorded.observed_at(wish.source), recorded.newest
         served, image = (observed and observed.digest) or "", (newest and newest.image) or ""
+        if recorded.pinned is not None and is_digest(served):
+            if wish.source.mode is ImportMode.PRESERVE_ORIGINAL:
+                return Served(served, served)
+            return beside if beside is not None and beside.digest == served else None
         if newest is None or not is_digest(served) or not is_digest(image):
             return None
         if wish.source.mode is ImportMode.PRESERVE_ORIGINAL and image != served:

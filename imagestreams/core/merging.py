@@ -29,6 +29,7 @@ from imagestreams.core.importing import (
     selection_of,
 )
 from imagestreams.core.lookup import Answer, Deferred, Described, Failed, Listed, Listing, Resolved, Served, Source
+from imagestreams.core.pins import parse_pins
 from imagestreams.core.reference import is_tag, quoted
 from imagestreams.core.stream import MAX_HOPS, ImageStream, ObjectKey, TagEvent
 from imagestreams.core.wish import (
@@ -93,6 +94,28 @@ class TagRecovered:
 
 
 @dataclass(frozen=True, slots=True)
+class TagPinned:
+    """A tag is held from now on; `words` say at what, by whom and why."""
+
+    tag: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagResumed:
+    """A tag that was held follows its source again."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class PinsAmiss:
+    """Something is wrong with the stream's pins that was not wrong before, or was not the same."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryImported:
     """All that is wanted of a repository was looked up. What its tags are at first is not told one by one."""
 
@@ -109,7 +132,9 @@ class RepositoryFailed:
     message: str
 
 
-Transition = TagMoved | TagFailed | TagRecovered | RepositoryImported | RepositoryFailed
+Transition = (
+    TagMoved | TagFailed | TagRecovered | TagPinned | TagResumed | PinsAmiss | RepositoryImported | RepositoryFailed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +187,12 @@ def merge_status(
     others = _Others(stream, streams, may_pull, unasked)
     merge = _Merge(stream, dict(progress), api.whole_seconds(now), rules, others, wishes=wishes)
     merge.forget()
+    merge.hold()
     merge.take_listing(arrived)
+    merge.release()
     merge.take(arrived)
     merge.settle_unasked()
+    merge.mark_pins()
     status = merge.status()
     return Update(
         stream.with_status(status),
@@ -231,6 +259,13 @@ def _tags_of(stream: ImageStream | None) -> tuple[api.StatusTag, ...]:
     return (stream and stream.status and stream.status.tags) or ()
 
 
+def _is_marked(tag: api.StatusTag) -> bool:
+    """Whether the status says that the tag is pinned. Nearly all have one condition of another type: a quick no."""
+    conditions = tag.conditions or ()
+    is_plain = len(conditions) == 1 and conditions[0].type == api.IMPORT_SUCCESS
+    return bool(conditions) and not is_plain and tag.pinned is not None
+
+
 class _Merge:
     """The working copy of one merge; `merge_status` tells the order of its steps."""
 
@@ -254,6 +289,10 @@ class _Merge:
         self._imported: Selection | None = None  # the listing that is complete with this merge
         self._crowded: set[str] = set()
         self._awaited: set[str] = set()  # tags that follow one whose first answer has not come
+        self._pins = parse_pins(stream.annotations.pins)
+        self._held: dict[str, str | None] = {}  # the image that a tag is held at; None: at nothing at all
+        self._pin_problems: list[str] = []
+        self._marked = {tag.tag: tag for tag in self._tags.values() if _is_marked(tag)}
         self.progress = progress
         self.transitions: list[Transition] = []
 
@@ -265,6 +304,88 @@ class _Merge:
         for tag in request.tags - {tag.name for tag in self._stream.spec_tags}:
             self._tags.pop(tag, None)
         self._forgotten = request.value
+
+    # --- pins
+
+    def hold(self) -> None:
+        """Put the images that are pinned on top of their tags' history, before anybody reads it."""
+        for name in self._pins.pins.keys() & self._tags.keys():
+            tag, image = self._tags[name], self._pins.pins[name].digest
+            pinned = next((item for item in tag.items or () if item.image == image), None)
+            if pinned is not None and pinned is not tag.newest:
+                event = TagEvent(
+                    created=self._now,
+                    docker_image_reference=pinned.docker_image_reference,
+                    image=pinned.image,
+                    generation=self._stream.metadata.generation,
+                )
+                items = (event, *(tag.items or ()))[: self._rules.history_limit]
+                self._tags[name] = tag.with_items(items, newest_revision=tag.newest_revision + 1)
+        self._held.update({name: pin.digest for name, pin in self._pins.pins.items()})
+        for name, tag in self._marked.items():
+            if name not in self._held and self._pins.is_unclear(name):
+                self._held[name] = (tag.newest.image or None) if tag.newest else None
+
+    def release(self) -> None:
+        """Have the registry asked what the tags are that are not pinned any more. Until it has answered, the status
+        says nothing of what it serves: a process that begins in between asks, too.
+        """
+        for name in self._marked.keys() - self._held.keys():
+            tag, wish = self._tags.get(name), self._wanted.tags.get(name)
+            observed = tag.observed_at(wish.source) if tag and isinstance(wish, AskRegistry) else None
+            if tag is None or observed is None or (tag.newest and tag.newest.image == observed.digest):
+                continue
+            self._tags[name] = msgspec.structs.replace(tag, observed=msgspec.structs.replace(observed, digest=None))
+            if memory := self.progress.get(name):
+                self.progress[name] = replace(memory, is_hinted=True, steady=None, beside=None, resumed=self._now)
+
+    def mark_pins(self) -> None:
+        """Say of each tag whether it is held, and of the pins what is wrong with them."""
+        self._pin_problems += self._pins.problems
+        for name in sorted(self._pins.pins.keys() - self._tags.keys()):
+            if name not in self._wanted.tags and not self._is_unlisted(self._stream, self._repository):
+                self._pin_problems.append(f"tag {quoted(name)} is pinned, but the stream does not have it")
+        for name in sorted((self._held.keys() | self._marked.keys()) & self._tags.keys()):
+            tag, before = self._tags[name], self._marked[name].pinned if name in self._marked else None
+            condition = self._pin_condition(name, tag, before)
+            others = tuple(each for each in tag.conditions or () if each.type != api.PINNED)
+            self._tags[name] = msgspec.structs.replace(tag, conditions=others + ((condition,) if condition else ()))
+            if condition is None and before is not None and before.status == "True":
+                self.transitions.append(TagResumed(name))
+            elif condition is not None and condition.status == "True" and condition != before:
+                self.transitions.append(TagPinned(name, condition.message or ""))
+        said = (self._old.ready.message if self._old.ready else None) or ""
+        if self._pin_problems and self._problems_of_pins() not in said:
+            self.transitions.append(PinsAmiss(self._problems_of_pins().removeprefix("; ")))
+
+    def _pin_condition(self, name: str, tag: api.StatusTag, before: api.TagCondition | None) -> api.TagCondition | None:
+        pin = self._pins.pins.get(name)
+        if pin is None:
+            return before if name in self._held else None
+        if tag.newest is not None and tag.newest.image == pin.digest:
+            status, reason, message = "True", "Pinned", f"held at {pin}"
+        else:
+            words = f"{pin.digest} is not in its history"
+            status, reason, message = "False", "NotInHistory", f"{words}; the tag stays as it is"
+            self._pin_problems.append(f"tag {quoted(name)} is pinned, but {words}; it stays as it is")
+        if before is not None and (before.status, before.reason, before.message) == (status, reason, message):
+            return before
+        return api.TagCondition(
+            type=api.PINNED,
+            status=status,
+            reason=reason,
+            message=message,
+            last_transition_time=before.last_transition_time if before and before.status == status else self._now,
+            generation=self._stream.metadata.generation,
+        )
+
+    def _problems_of_pins(self) -> str:
+        """Each remark begun with "; ", as those of the other annotations."""
+        problems = self._pin_problems
+        more = [f"{len(problems) - _NAMED} more pins are amiss"] if len(problems) > _NAMED else []
+        return "".join(f"; {problem}" for problem in [*problems[:_NAMED], *more])
+
+    # --- what registries answered
 
     def take_listing(self, answers: Iterable[Answer]) -> None:
         """Take what was answered for the repository, so that it is known which tags are wanted."""
@@ -323,9 +444,12 @@ class _Merge:
     def _take_image(self, tag: str, wish: AskRegistry, resolved: Resolved, answer: Answer, memory: TagProgress) -> None:
         image = resolved.served.image
         old = self._tags.get(tag)
-        if old is not None and old.observed_at(wish.source) is not None and not _is_named(answer, tag):
+        before = old.observed_at(wish.source) if old else None
+        if tag in self._held:
+            self.progress[tag] = replace(self.progress[tag], steady=None, beside=resolved.served)
+        elif old is not None and before is not None and before.digest and not _is_named(answer, tag):
             verdict = judge(
-                old.items or (),
+                _since(old.items or (), memory.resumed),
                 image,
                 steady=memory.steady,
                 was_flapping=_is_kept(old, memory),
@@ -430,6 +554,8 @@ class _Merge:
         """Give a tag what the one that it follows has. One that follows itself fails; one that only leads to such tags
         has what the tag that it follows had before.
         """
+        if tag in self._held and self._is_had(tag, wish.source):
+            return  # nothing that the other one has would change anything here
         key, chains = wish.followed.key, self.others.chains
         followed = self._followed(wish)
         is_reference = followed is not None and not followed.image and chains.is_reference(tag)
@@ -526,9 +652,14 @@ class _Merge:
         not.
         """
         recorded = self._tags.get(tag)
-        if recorded is not None and recorded.newest is not None and recorded.observed_at(wish.source) is not None:
-            outcome = recorded.outcome
-            if outcome is not None and outcome.status == "True":
+        if recorded is not None and recorded.newest is not None and self._is_had(tag, wish.source):
+            image = recorded.newest.image or ""
+            if image.startswith(wish.id) or image.rpartition(":")[2].startswith(wish.id):
+                return
+            # It is, or was, pinned to another one, and the one that it names is in its own history.
+            found = ImageIndex((recorded,)).find(wish.id)
+            if len(found) == 1:
+                self._succeed(tag, wish.source, found[0].image, found[0].pull_spec, found[0].image)
                 return
         found = images(wish.stream).find(wish.id)
         is_told = len(found) > 1 and self._says(tag, wish.source, "AmbiguousImage")
@@ -539,6 +670,12 @@ class _Merge:
             self._fail(tag, wish.source, "AmbiguousImage", words)
         else:
             self._succeed(tag, wish.source, found[0].image, found[0].pull_spec, found[0].image)
+
+    def _is_had(self, tag: str, source: Source) -> bool:
+        """Whether what the tag names at its present source was found, the last time that it was looked at."""
+        recorded = self._tags.get(tag)
+        outcome = recorded.outcome if recorded and recorded.observed_at(source) else None
+        return outcome is not None and outcome.status == "True"
 
     # --- what becomes of one tag
 
@@ -553,17 +690,19 @@ class _Merge:
         )
         # That a spec has a new generation says nothing of a tag whose source is as it was: polling it writes nothing.
         is_same = newest is not None and old.observed_at(source) is not None and _is_same(newest, event)
-        items, moved = (old.items or (), False) if is_same else record_event(old.items or (), event)
+        is_kept_out = tag in self._held and image != self._held[tag]
+        items, moved = (old.items or (), False) if is_same or is_kept_out else record_event(old.items or (), event)
         if moved and (newest or tag not in self._wanted.virtual):
             self.transitions.append(TagMoved(tag, newest.docker_image_reference if newest else "", pull_spec))
         elif not moved and old.outcome and old.outcome.status == "False":
             self.transitions.append(TagRecovered(tag))
-        self._tags[tag] = api.StatusTag(
+        recorded = api.StatusTag(
             tag=tag,
-            items=items[: self._rules.history_limit],
             conditions=(self._condition(old, source, "True", "Imported", None),),
             observed=self._observed(old, source, digest),
         )
+        revision = old.newest_revision + moved
+        self._tags[tag] = recorded.with_items(items[: self._rules.history_limit], newest_revision=revision)
 
     def _fail(self, tag: str, source: Source, reason: str, message: str) -> None:
         old = self._tags.get(tag) or api.StatusTag(tag=tag)
@@ -576,6 +715,7 @@ class _Merge:
             items=old.items,
             conditions=(self._condition(old, source, "False", reason, message),),
             observed=old.observed_at(source) or self._observed(old, source, ""),
+            revision=old.revision,
         )
 
     def _observed(self, old: api.StatusTag, source: Source, digest: str) -> api.Observed:
@@ -708,6 +848,7 @@ class _Merge:
         for _, _, name, _ in history:
             if size <= budget:
                 break
+            # What is left is numbered anew where it has no numbers yet: they would take the room that is to be made.
             items = kept[name].items or ()
             size -= len(api.encode(items[-1])) + 1
             kept[name] = msgspec.structs.replace(kept[name], items=items[:-1])
@@ -745,7 +886,8 @@ class _Merge:
     ) -> tuple[api.Condition, ...]:
         repository = self._repository_condition(listed)
         status, reason, message = self._readiness(tags, repository)
-        ready = self._dated(api.READY, status, reason, message + annotation_problems(self._stream, self._rules))
+        remarks = annotation_problems(self._stream, self._rules) + self._problems_of_pins()
+        ready = self._dated(api.READY, status, reason, message + remarks)
         ours = {api.READY, api.REPOSITORY_IMPORTED, api.ON_SCHEDULE}
         others = [condition for condition in self._old.conditions or () if condition.type not in ours]
         return tuple(filter(None, (ready, repository, self._punctuality(), *others)))
@@ -909,7 +1051,7 @@ def _happened(status: api.Status) -> tuple[object, ...]:
     return status.tags or (), status.handled, status.repository, status.condition(api.ON_SCHEDULE)
 
 
-_OfTag = (TagMoved, TagFailed, TagRecovered)
+_OfTag = (TagMoved, TagFailed, TagRecovered, TagPinned, TagResumed)
 
 
 def _is_kept(old: api.StatusTag, memory: TagProgress) -> bool:
@@ -981,6 +1123,13 @@ def _corrected(newest: TagEvent, event: TagEvent) -> TagEvent:
         image=event.image,
         generation=event.generation,
     )
+
+
+def _since(items: tuple[TagEvent, ...], moment: datetime | None) -> tuple[TagEvent, ...]:
+    """The items that came after the moment (newest first), and the newest in any case."""
+    if moment is None:
+        return items
+    return items[: max(1, sum(item.created is not None and item.created > moment for item in items))]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from imagestreams.core.lookup import ImportMode, Source
 from imagestreams.core.reference import DEFAULT_TAG, ImageReference, InvalidReference, is_tag
 
 IMPORT_SUCCESS = "ImportSuccess"
+PINNED = "Pinned"
 READY = "Ready"
 REPOSITORY_IMPORTED = "RepositoryImported"
 ON_SCHEDULE = "OnSchedule"
@@ -30,6 +31,7 @@ FORGET_ANNOTATION = "imagestreams.dev/forget"
 INTERVAL_ANNOTATION = "imagestreams.dev/interval"
 SUSPEND_ANNOTATION = "imagestreams.dev/suspend"
 PULL_SECRETS_ANNOTATION = "imagestreams.dev/pull-secrets"
+PINS_ANNOTATION = "imagestreams.dev/pins"
 INSECURE_REPOSITORY_ANNOTATION = "openshift.io/image.insecureRepository"
 
 MAX_HOPS = 64
@@ -187,16 +189,27 @@ class Observed(_Wire, frozen=True):
 
 
 class StatusTag(_Wire, frozen=True):
-    """One entry of `status.tags`; items newest first."""
+    """One entry of `status.tags`; items newest first. `revision` is there once items were dropped by their number."""
 
     tag: str
     items: tuple[TagEvent, ...] | None = None
     conditions: tuple[TagCondition, ...] | None = None
     observed: Observed | None = None
+    revision: int | None = None
 
     @property
     def newest(self) -> TagEvent | None:
         return self.items[0] if self.items else None
+
+    @property
+    def newest_revision(self) -> int:
+        """The newest item's number: how many items the tag has had. Those after it have the numbers before."""
+        return max(self.revision or 0, len(self.items or ()))
+
+    def with_items(self, items: tuple[TagEvent, ...], *, newest_revision: int) -> StatusTag:
+        """This with other items, of which the newest has this number."""
+        revision = newest_revision if newest_revision > len(items) else None
+        return msgspec.structs.replace(self, items=items, revision=revision)
 
     def observed_at(self, source: Source) -> Observed | None:
         """The last attempt, if it was made at this source."""
@@ -205,7 +218,17 @@ class StatusTag(_Wire, frozen=True):
     @property
     def outcome(self) -> TagCondition | None:
         """The condition of the last attempt to import."""
-        return next((condition for condition in self.conditions or () if condition.type == IMPORT_SUCCESS), None)
+        return self._condition(IMPORT_SUCCESS)
+
+    @property
+    def pinned(self) -> TagCondition | None:
+        """The condition of a tag that is held: True at an image, False where the image was never the tag's. Either way
+        it moves only to what it is pinned to.
+        """
+        return self._condition(PINNED)
+
+    def _condition(self, type_: str) -> TagCondition | None:
+        return next((condition for condition in self.conditions or () if condition.type == type_), None)
 
 
 class Condition(_Wire, frozen=True):
@@ -269,7 +292,12 @@ class Status(_Wire, frozen=True):
         return self.condition(READY)
 
 
+class LookupPolicy(_Wire, frozen=True):
+    local: bool | None = None
+
+
 class Spec(_Wire, frozen=True):
+    lookup_policy: LookupPolicy | None = None
     docker_image_repository: str | None = None
     tags: tuple[TagReference, ...] | None = None
 
@@ -282,6 +310,7 @@ class Annotations(_Wire, frozen=True):
     interval: str | None = msgspec.field(default=None, name=INTERVAL_ANNOTATION)
     suspend: str | None = msgspec.field(default=None, name=SUSPEND_ANNOTATION)
     pull_secrets: str | None = msgspec.field(default=None, name=PULL_SECRETS_ANNOTATION)
+    pins: str | None = msgspec.field(default=None, name=PINS_ANNOTATION)
     insecure_repository: str | None = msgspec.field(default=None, name=INSECURE_REPOSITORY_ANNOTATION)
 
 
@@ -315,6 +344,11 @@ class ImageStream(_Wire, frozen=True):
     def repository(self) -> str:
         """The repository all of whose tags are wanted, or empty."""
         return (self.spec and self.spec.docker_image_repository) or ""
+
+    @property
+    def is_looked_up_locally(self) -> bool:
+        """Whether short image names of the namespace's pods may mean this stream (`lookupPolicy.local`)."""
+        return bool(self.spec and self.spec.lookup_policy and self.spec.lookup_policy.local)
 
     @property
     def is_repository_insecure(self) -> bool:
