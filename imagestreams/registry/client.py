@@ -2,7 +2,8 @@
 
 An unchanged tag costs one HEAD. A changed one is read, and so is one of which nothing is known; then the digest is
 computed from the bytes, and must be the one that was asked for and the one that the registry claims. What a digest
-stands for never changes, so it is remembered for whoever had the credentials to see it.
+stands for never changes, so it is remembered for whoever had the credentials to see it; the manifest itself for a
+moment only, since who looks an image up often has it described next.
 
 A list of tags is read page by page, and only the best tags are kept.
 """
@@ -92,6 +93,9 @@ _CAPS: Final[Mapping[Kind, int]] = {
     "blob": BLOB_CAP,
     "token": TOKEN_CAP,
 }
+_KEPT: Final = 32  # manifests that were just read
+_KEPT_BYTES: Final = 4 << 20
+_KEPT_LIFE: Final = timedelta(minutes=1)
 _LISTING_TIME: Final = 2  # as many times that of a lookup
 _OUR_QUERY: Final = frozenset({"service", "scope", "n", "last"})  # what of a URL's query people are shown
 _LEFT = re.compile(r"[0-9]{1,9}(?: *; *w *= *[0-9]{1,9})?")
@@ -110,6 +114,23 @@ class _Seen:
     mode: ImportMode
     prefer: Platform | None
     fingerprints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """What a manifest was read by: nobody gets it otherwise. The digest stands for the bytes."""
+
+    transport: Transport
+    path: str
+    digest: str
+    fingerprints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    digest: str
+    content_type: str
+    body: bytes
 
 
 class RegistryClient:
@@ -147,6 +168,9 @@ class RegistryClient:
         )
         self._tokens = Tokens(self._fetch_token, clock=clock)
         self._seen: Recent[_Seen, str] = Recent(4096, clock=clock)
+        self._manifests: Recent[_Sealed, _Manifest] = Recent(
+            _KEPT, clock=clock, life=_KEPT_LIFE, weight=lambda manifest: len(manifest.body), capacity=_KEPT_BYTES
+        )
         self._no_head: Recent[str, bool] = Recent(1024, clock=clock, life=_NO_HEAD_LIFE)
         self._throttled: Recent[tuple[str, str], datetime] = Recent(1024, clock=clock)  # until when, by fingerprint
         # How a registry wants its visitors: for a repository and those who asked, and for all else at that host.
@@ -207,10 +231,12 @@ class RegistryClient:
     async def describe(self, description: Description) -> Described:
         """What an image is, for its Image object. Raises as `answer` does."""
         visit = self._visit(description, self._timeouts.lookup)
-        digest, content_type, body = await self._manifest(visit, visit.target)
-        content = self._parsed(visit, content_type, body)
+        found = self._manifests.get(visit.sealed(visit.target)) or await self._manifest(visit, visit.target)
+        content = self._parsed(visit, found)
         config = await self._blob(visit, content.config) if isinstance(content, ImageManifest) else None
-        described = await asyncio.to_thread(image_object, description.reference, digest, body, content_type, config)
+        described = await asyncio.to_thread(
+            image_object, description.reference, found.digest, found.body, found.content_type, config
+        )
         return Described(described)
 
     def _visit(self, question: Question, seconds: float) -> _Visit:
@@ -254,45 +280,45 @@ class RegistryClient:
                 self._no_head.put(lookup.transport.endpoint, value=True)
             elif response.status not in _UNCLEAR:
                 raise self._error(response, visit)
-        digest, content_type, body = await self._manifest(visit, target)
-        if lookup.known is not None and digest == lookup.known.digest:
+        found = await self._manifest(visit, target)
+        if lookup.known is not None and found.digest == lookup.known.digest:
             return lookup.known
-        seen = visit.seen(lookup, digest)
-        image = self._seen.get(seen) or await self._image(visit, lookup, digest, content_type, body)
+        seen = visit.seen(lookup, found.digest)
+        image = self._seen.get(seen) or await self._image(visit, lookup, found)
         self._seen.put(seen, image)
-        return Served(digest, image)
+        return Served(found.digest, image)
 
-    async def _image(self, visit: _Visit, lookup: Lookup, digest: str, content_type: str, body: bytes) -> str:
+    async def _image(self, visit: _Visit, lookup: Lookup, found: _Manifest) -> str:
         """The digest of the image that stands for a manifest: its own, or in Legacy mode that of an index's child."""
         for depth in range(_MAX_DEPTH + 1):
-            content = self._parsed(visit, content_type, body)
+            content = self._parsed(visit, found)
             if isinstance(content, ImageManifest) or lookup.mode is ImportMode.PRESERVE_ORIGINAL:
-                return digest
+                return found.digest
             if depth < _MAX_DEPTH:
-                digest, content_type, body = await self._child(visit, manifest.choose(content, lookup.prefer))
+                found = await self._child(visit, manifest.choose(content, lookup.prefer))
         raise InvalidAnswer(f"{visit.image}: indexes are nested more than {_MAX_DEPTH} deep")
 
-    def _parsed(self, visit: _Visit, content_type: str, body: bytes) -> ImageManifest | Index:
+    def _parsed(self, visit: _Visit, found: _Manifest) -> ImageManifest | Index:
         try:
-            return manifest.parse_manifest(body, content_type)
+            return manifest.parse_manifest(found.body, found.content_type)
         except InvalidManifest as error:
             kinds = {manifest.NotAnImage: NotAnImage, manifest.TooMany: TooLarge}
             kind = kinds.get(type(error), InvalidAnswer)
             raise kind(f"{visit.image}: {without_secrets(str(error), visit.credentials, visit.sent)}") from None
 
-    async def _child(self, visit: _Visit, child: Descriptor) -> tuple[str, str, bytes]:
+    async def _child(self, visit: _Visit, child: Descriptor) -> _Manifest:
         if child.size > MANIFEST_CAP:
             raise TooLarge(f"{visit.image}: the index names a manifest of more than {MANIFEST_CAP} bytes")
         try:
-            digest, content_type, body = await self._manifest(visit, child.digest)
+            found = await self._manifest(visit, child.digest)
         except NotFound:
             raise NotFound(f"{visit.image}: the registry does not have {child.digest}, which its index names") from None
-        if len(body) != child.size:
+        if len(found.body) != child.size:
             raise InvalidAnswer(f"{visit.image}: {child.digest} has another size than its index says")
-        return digest, content_type, body
+        return found
 
-    async def _manifest(self, visit: _Visit, target: str) -> tuple[str, str, bytes]:
-        """Digest, media type and bytes of a manifest, by tag or digest."""
+    async def _manifest(self, visit: _Visit, target: str) -> _Manifest:
+        """A manifest, by tag or digest, as the registry has it now; its content is that of its digest."""
         response = await self._ask(visit, "GET", visit.manifest(target), "manifest")
         if response.status != 200:
             raise self._error(response, visit)
@@ -304,7 +330,9 @@ class RegistryClient:
             if manifest.digest_of(response.body, digest.partition(":")[0]) != digest:
                 raise InvalidAnswer(f"{visit.image}: the content is not that of its digest")
         digest = wanted[0] if wanted else manifest.digest_of(response.body)
-        return digest, response.headers.get("Content-Type", ""), response.body
+        found = _Manifest(digest, response.headers.get("Content-Type", ""), response.body)
+        self._manifests.put(visit.sealed(digest), found)
+        return found
 
     async def _blob(self, visit: _Visit, blob: Descriptor) -> bytes:
         """An image's config, checked against what its manifest says."""
@@ -573,6 +601,9 @@ class _Visit:
 
     def manifest(self, target: str) -> URL:
         return self.url(f"manifests/{target}")
+
+    def sealed(self, digest: str) -> _Sealed:
+        return _Sealed(self.transport, self._path, digest, self.fingerprints)
 
     def seen(self, lookup: Lookup, digest: str) -> _Seen:
         return _Seen(self.transport, self._path, digest, lookup.mode, lookup.prefer, self.fingerprints)

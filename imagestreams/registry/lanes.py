@@ -9,6 +9,9 @@ lane namespaces take turns, equal questions are asked once, lookups begin at the
 to wait waits, and a host that cannot be reached is left alone for a while. What must not be asked now is answered
 `Deferred` at once, not queued.
 
+What a lookup found is remembered for a moment, for tickets that take an answer of late (`Ticket.fresh`): an import
+request is answered and then carried out, and the second must not cost another pull.
+
 A question with a fallback goes on to the next place, in the lane of that place's host, when one gives nothing or must
 not be asked. Only what all of them together come to is an answer.
 """
@@ -47,10 +50,12 @@ from imagestreams.registry.errors import (
     Sign,
     Unavailable,
 )
+from imagestreams.registry.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from imagestreams.core.lookup import Served
     from imagestreams.core.policy import Transport
     from imagestreams.registry.quota import Quota
 
@@ -68,6 +73,8 @@ _SHORTEST_NAP: Final = 0.001  # seconds between two looks at a host's pace, of w
 _LONGEST_NAP: Final = 2.0  # in which a pace that was changed goes unnoticed
 _SPREAD: Final = timedelta(seconds=30)
 _MIRRORS_TOLD: Final = 4
+_MAX_FINDS: Final = 1024
+_FIND_LIFE: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,11 @@ class _Flight(Generic[K]):
     waiting: dict[tuple[K, str], None] = field(default_factory=dict)
     queues: dict[str, None] = field(default_factory=dict)  # the namespaces in whose turns it may be started
     namespace: str = ""  # in whose turn it was started
-    is_started: bool = False
+    begun: datetime | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self.begun is not None
 
 
 @dataclass(eq=False, slots=True)
@@ -136,6 +147,20 @@ class _Pending(Generic[K]):
     setbacks: tuple[Setback, ...]
     flight: _Flight[K]
     lane: _Lane[K]
+
+
+@dataclass(frozen=True, slots=True)
+class _Find:
+    """What a lookup and its fallbacks found: at which place of them, begun and answered when.
+
+    `claim` is set where the registry only confirmed a digest, and which image that stands for is the asker's word.
+    """
+
+    served: Served
+    place: int
+    claim: Served | None
+    begun: datetime
+    at: datetime
 
 
 class _Lane(Generic[K]):
@@ -188,15 +213,15 @@ class _Lane(Generic[K]):
         if self.flights.get(flight.identity) is flight:
             del self.flights[flight.identity]
 
-    def take(self, may_fly: Callable[[str], bool]) -> _Flight[K] | None:
-        """The next flight; namespaces take turns, and those that may not fly now are passed over."""
+    def take(self, may_fly: Callable[[str], bool], now: datetime) -> _Flight[K] | None:
+        """The next flight, begun now; namespaces take turns, and those that may not fly now are passed over."""
         for _ in range(len(self._turns)):
             namespace, turn = next(iter(self._turns.items()))
             self._turns.move_to_end(namespace)
             if may_fly(namespace):
                 flight = next(iter(turn))
                 self.drop(flight)
-                flight.namespace, flight.is_started = namespace, True
+                flight.namespace, flight.begun = namespace, now
                 return flight
         return None
 
@@ -238,6 +263,7 @@ class Lanes(Generic[K]):
         self._under_way: Counter[str] = Counter()  # by namespace
         self._busy: Counter[str] = Counter()  # by namespace, the lanes with tickets of it
         self._passed_over: dict[str, OrderedDict[_Lane[K], None]] = {}  # lanes where a namespace was not let fly
+        self._finds: Recent[Hashable, _Find] = Recent(_MAX_FINDS, clock=clock, life=_FIND_LIFE)
         self._tasks: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -284,11 +310,16 @@ class Lanes(Generic[K]):
             return
         queued: dict[_Lane[K], None] = {}
         answered: dict[_Lane[K] | None, None] = {}
+        is_recalled = False
         for ticket in tickets:
             if self._is_asked(key, ticket):
                 continue
             self._withdraw(key, ticket.tag)
             self._drop_arrived(key, ticket.tag)
+            if recalled := self._recall(ticket):
+                self._arrive(key, recalled)
+                is_recalled = True
+                continue
             lane, is_queued = self._seek(key, ticket, ticket.question, ())
             if lane is not None and is_queued:
                 queued[lane] = None
@@ -296,7 +327,8 @@ class Lanes(Generic[K]):
                 answered[lane] = None
         for lane in queued:
             self._pump(lane)
-        if any(lane is None or key not in lane.tickets for lane in answered):
+        is_done = is_recalled and key not in self._pending
+        if is_done or any(lane is None or key not in lane.tickets for lane in answered):
             self._report(key)
 
     def peek(self, key: K) -> tuple[Answer, ...]:
@@ -424,6 +456,7 @@ class Lanes(Generic[K]):
             self._answered(lane, key)
             keys[key] = None
             if not isinstance(came, Setback):
+                self._remember(pending, came, at)
                 self._arrive(key, Answer(pending.ticket, _own(came, pending.asks), at))
                 continue
             setbacks = (*pending.setbacks, came)
@@ -451,6 +484,35 @@ class Lanes(Generic[K]):
         return replace(outcome, until=outcome.until + spread * share)
 
     # --- answers
+
+    def _remember(self, pending: _Pending[K], came: Found, at: datetime) -> None:
+        asked, asks, begun = pending.ticket.question, pending.asks, pending.flight.begun
+        if not isinstance(came, Resolved) or not isinstance(asked, Lookup) or begun is None:
+            return
+        claim = came.served if isinstance(asks, Lookup) and came.served == asks.known else None
+        find = _Find(came.served, len(pending.setbacks), claim, begun, at)
+        whole = _whole(asked)
+        known = self._finds.get(whole)
+        if known is None or known.begun <= begun:
+            self._finds.put(whole, find)
+
+    def _recall(self, ticket: Ticket) -> Answer | None:
+        """What was found of late, for a ticket that takes it, as its own lookup would have come out."""
+        asks = ticket.question
+        if not ticket.fresh > 0 or not isinstance(asks, Lookup):
+            return None
+        find = self._finds.get(_whole(asks))
+        if find is None or not 0 <= (self._clock() - find.begun).total_seconds() <= ticket.fresh:
+            return None
+        place = asks
+        for _ in range(find.place):
+            assert place.fallback is not None  # noqa: S101  # a part of what the find is remembered by
+            place = place.fallback
+        if find.claim is not None and find.claim != place.known:
+            return None
+        is_unchanged = place.known is not None and place.known.digest == find.served.digest
+        served = place.known if is_unchanged and place.known else find.served
+        return Answer(ticket, Resolved(served, place.recorded or place.reference), find.at)
 
     def _arrive(self, key: K, answer: Answer) -> None:
         self._drop_arrived(key, answer.ticket.tag)
@@ -583,7 +645,7 @@ class Lanes(Generic[K]):
             self._passed_over.setdefault(namespace, OrderedDict())[lane] = None
             return False
 
-        flight = lane.take(may_fly)
+        flight = lane.take(may_fly, self._clock())
         if flight is not None:
             lane.under_way += 1
             self._under_way[flight.namespace] += 1
@@ -756,6 +818,20 @@ def _identity(asks: Question) -> Hashable:
             return (*place, str(reference))
         case _:
             assert_never(asks)
+
+
+def _whole(asks: Lookup) -> Hashable:
+    """Equal for lookups that find the same, at whichever of their places. Unlike for `_identity` nothing counts that is
+    said in a refusal only, nor what the asker knows; and it holds no password.
+    """
+    places: list[Hashable] = []
+    place: Lookup | None = asks
+    while place is not None:
+        reference = place.reference
+        target = reference.digest or reference.tag or DEFAULT_TAG
+        places.append((place.transport, reference.path, target, place.mode, place.prefer, _fingerprints(place)))
+        place = place.fallback
+    return tuple(places)
 
 
 def _fingerprints(asks: Question) -> tuple[str, ...]:

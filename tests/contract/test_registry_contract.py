@@ -264,7 +264,8 @@ async def test_a_list_of_tags_comes_in_pages(asker, put, monkeypatch):
 async def test_an_image_is_described_by_manifest_and_config(asker, put, media, registry):
     content = image(media=media, config={"Labels": {"a": "b"}})
     path = await put(content)
-    await asker.look_up(path)
+    await put(image(text="another"), "other")
+    await asker.look_up(f"{path}:other")  # so that the way to the registry is known, and this image is not
     asker.requests.clear()
     described = await asker.describe(path, content.digest)
     assert asker.requests == ["GET manifest 200", "GET blob 200"]
@@ -273,10 +274,20 @@ async def test_an_image_is_described_by_manifest_and_config(asker, put, media, r
     assert described["dockerImageMetadata"]["Config"]["Labels"] == {"a": "b"}
 
 
+async def test_what_was_just_looked_up_is_described_without_another_pull(asker, put):
+    content = image()
+    path = await put(content)
+    await asker.look_up(path)
+    asker.requests.clear()
+    await asker.describe(path, content.digest)
+    assert asker.requests == ["GET blob 200"]
+
+
 async def test_an_index_is_described_by_itself(asker, put):
     content = index([image(), image(architecture="arm64", text="arm")])
     path = await put(content)
-    await asker.look_up(path)
+    await put(image(text="another"), "other")
+    await asker.look_up(f"{path}:other")
     asker.requests.clear()
     described = await asker.describe(path, content.digest)
     assert asker.requests == ["GET manifest 200"]

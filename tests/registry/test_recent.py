@@ -34,3 +34,27 @@ def test_what_is_put_again_lives_again(clock):
     recent.forget("a")
     recent.forget("a")
     assert recent.get("a") is None
+
+
+def test_what_weighs_too_much_makes_room(clock):
+    recent = Recent(9, clock=clock, weight=len, capacity=5)
+    recent.put("a", "11")
+    recent.put("b", "22")
+    recent.put("a", "1")
+    recent.put("c", "33")
+    assert [recent.get(key) for key in "abc"] == ["1", "22", "33"]
+    recent.put("d", "44")
+    assert [recent.get(key) for key in "abcd"] == [None, None, "33", "44"], "by weight, and the oldest first"
+    recent.put("e", "666666")
+    assert [recent.get(key) for key in "cde"] == [None, None, None]
+    recent.put("f", "55555")
+    assert recent.get("f") == "55555", "nothing that is gone weighs"
+
+
+def test_what_has_expired_weighs_nothing(clock):
+    recent = Recent(9, clock=clock, life=timedelta(seconds=10), weight=len, capacity=4)
+    recent.put("a", "11")
+    clock.advance(seconds=10)
+    assert recent.get("a") is None
+    recent.put("b", "2222")
+    assert recent.get("b") == "2222"
