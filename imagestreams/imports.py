@@ -47,6 +47,8 @@ _REVIEWS = 8  # rights asked for at a time
 _MOST_REVIEWS = 64  # of one stream in LOOK_AGAIN: whoever names thousands of streams must not occupy the API server
 _REVIEW_FLOOR = timedelta(seconds=10)  # between two questions for one right, whatever changes
 _REVIEW_CAP = timedelta(minutes=15)
+_FRESH = 60.0  # seconds that an import request's answer may be old: as long as it may take, and some
+_INSTANT = 0.001  # seconds: what was asked at the very moment counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,15 @@ class Importer:
         self._memory: dict[ObjectKey, _Memory] = {}
         self._followed: dict[ObjectKey, frozenset[ObjectKey]] = {}
         self._followers: dict[ObjectKey, set[ObjectKey]] = {}
+        self._foreseen: dict[ObjectKey, dict[str, datetime]] = {}
+
+    def foresee(self, key: ObjectKey, tags: frozenset[str], since: datetime) -> None:
+        """These tags of the stream were looked up since that moment, by an import request: in the next round that asks
+        for them an equal answer to a question of that time will do, and no older one.
+        """
+        recent = self._clock() - timedelta(seconds=_FRESH)
+        before = {tag: moment for tag, moment in self._foreseen.get(key, {}).items() if moment > recent}
+        self._foreseen[key] = before | dict.fromkeys(tags, since)
 
     async def round(self, stream: ImageStream, hints: frozenset[str] = frozenset()) -> datetime | None:
         """Carry the stream one round on; returns when to look at it again (aware), or None when only an event can make
@@ -276,14 +287,35 @@ class Importer:
         finally:
             memory.asking = frozenset()
         tickets, memory.progress = tickets_of(stream, plan, entries, self._rules)
+        if stream.key in self._foreseen:
+            tickets = tuple(self._eased(stream.key, each) for each in tickets)
         self._lanes.submit(stream.key, tickets)
         log.debug("asked", namespace=stream.metadata.namespace, imagestream=stream.metadata.name, tags=len(tickets))
+
+    def _eased(self, key: ObjectKey, ticket: Ticket) -> Ticket:
+        """The ticket, content with what an import request was answered, if there was one."""
+        foreseen = self._foreseen.get(key, {})
+        since = foreseen.pop(ticket.tag, None)
+        if not foreseen:
+            self._foreseen.pop(key, None)
+        if since is None:
+            return ticket
+        age = (self._clock() - since).total_seconds()
+        return replace(ticket, fresh=min(max(age, _INSTANT), _FRESH))
 
     def forget(self, key: ObjectKey) -> None:
         """The stream is gone."""
         self._memory.pop(key, None)
+        self._foreseen.pop(key, None)
         self._index(key, frozenset())
         self._lanes.forget(key)
+
+    def close(self) -> None:
+        """Nothing is to be imported by this any more: what is under way is withdrawn."""
+        for key in self._memory:
+            self._lanes.forget(key)
+        self._memory.clear()
+        self._foreseen.clear()
 
     def use(self, rules: ImportRules) -> None:
         """Go by other rules from the next round of each stream on; what is under way by the old ones is withdrawn then.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from dev.control_plane import ControlPlane
+from tests.requests.reader import Reader, reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,12 @@ def streams_api(control_plane: ControlPlane) -> ControlPlane:
     control_plane.kubectl("apply", "--server-side", "-k", str(ROOT / "crds"))
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/imagestreams.image.openshift.io")
     return control_plane
+
+
+@pytest.fixture(scope="session")
+def go() -> Reader:
+    """What OpenShift's clients make of an answer."""
+    return reader()
 
 
 @pytest.fixture

@@ -48,12 +48,12 @@ class ImageStreams:
         try:
             return decode(await self._cluster.patch(path, body, MERGE_PATCH))
         except ApiError as error:
-            if _is_too_large(error):
+            if is_too_large(error):
                 raise ObjectTooLarge(error.message) from error
             raise
 
 
-def _is_too_large(error: ApiError) -> bool:
+def is_too_large(error: ApiError) -> bool:
     """Whether the API server, or etcd behind it, does not take an object of this size."""
     message = error.message.lower()
     if any(words in message for words in _OF_A_POLICY):

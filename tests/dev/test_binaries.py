@@ -56,3 +56,16 @@ def test_each_program_has_a_locked_version(name):
     assert program.version.startswith("v")
     sums = (binaries._GOMODS / program.module / "go.sum").read_text()
     assert f"{program.release} {program.version} h1:" in sums
+
+
+def test_another_text_of_our_own_program_is_another_program(monkeypatch, tmp_path):
+    program, module = binaries.PROGRAMS["openshift-api"], tmp_path / "openshift-api"
+    module.mkdir()
+    (module / "go.mod").write_text((binaries._GOMODS / "openshift-api" / "go.mod").read_text())
+    monkeypatch.setattr(binaries, "_GOMODS", tmp_path)
+    folders = set()
+    for text in ("package main", "package main // better"):
+        (module / "main.go").write_text(text)
+        folders.add(program.folder)
+    assert len(folders) == 2
+    assert all(folder.name.startswith(f"openshift-api-{program.version}-") for folder in folders)

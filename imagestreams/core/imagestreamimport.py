@@ -1,0 +1,1299 @@
+"""Import requests, decided: what an ImageStreamImport asks for, what it makes of its stream, and how it is answered.
+
+    request = decode_request(body)                 # what is asked
+    stored  = Stored.parse(body)                   # the stream as it is, or None
+    edit    = edit_of(request, stored)             # which tags its spec must have
+    work    = work_of(request, stored, edit, ...)  # the stream as it will be, and where each image will be found in it
+    tickets = questions_of(work, answers, ...)     # what to ask, again and again until all is answered or it is late
+    status  = status_of(work, answers, ...)        # the answer
+
+It is the stream *as it will be* that is imported, by the rules that every stream is imported by: so what the request
+is answered with is what carrying it out will write. Images for which there is no tag (`spec.import: false`, or nothing
+says which tag) are imported into a stream that only lives here.
+
+Nothing is remembered between the steps: each is given all answers so far.
+
+Shapes and rules: OpenShift's `image.openshift.io/v1` (openshift/api, image/v1/types.go). A client in Go fails on a
+single wrong type in an answer, and `oc` on an image without `dockerImageMetadata`: both are always as it expects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from imagestreams.core import stream as api
+from imagestreams.core.following import Streams, no_streams
+from imagestreams.core.image import LEFT_OUT_ANNOTATION, description_of
+from imagestreams.core.importing import REPOSITORY, plan_import, tickets_of
+from imagestreams.core.keychain import Entry
+from imagestreams.core.lookup import (
+    Answer,
+    Deferred,
+    Described,
+    Failed,
+    ImportMode,
+    Listed,
+    Outcome,
+    Source,
+    Ticket,
+)
+from imagestreams.core.merging import Update, merge_status
+from imagestreams.core.reference import DEFAULT_TAG, ImageReference, InvalidReference, is_digest, is_tag, quoted
+from imagestreams.core.stamp import IMAGE_STREAM_ANNOTATION, REQUESTED_BY_ANNOTATION
+from imagestreams.core.stream import (
+    INSECURE_REPOSITORY_ANNOTATION,
+    UNREADABLE,
+    ImageStream,
+    ImportPolicy,
+    MalformedObject,
+    ObjectKey,
+    ObjectReference,
+    ReferencePolicy,
+    StatusTag,
+    TagEvent,
+    TagReference,
+)
+from imagestreams.core.wish import AskRegistry, ImportRules, ListRepository, Refuse, Wish, Wishes, repository_of
+
+KIND: Final = "ImageStreamImport"
+MAX_IMAGES: Final = 500  # of one request
+MAX_BYTES: Final = 1 << 20  # of a request with its answer; etcd takes 1.5 MiB
+MAX_REQUEST: Final = 768 << 10  # bytes of one without
+MAX_DESCRIBED: Final = 50  # tags of a repository; the others are only named
+
+_MAX_TAGS = 2500  # of a stream, as its schema says
+_MAX_SOURCE = 600  # characters of a source, as the stream's schema says
+_MAX_MESSAGE = 1000  # characters
+_SHORT_MESSAGE = 100
+_MAX_KEPT = 2 << 20  # bytes of descriptions of one request in memory
+_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_MODES = ("", "Legacy", "PreserveOriginal")
+_REFERENCE_POLICIES = ("", "Source", "Local")
+_SUCCESS: Final = {"metadata": {}, "status": "Success"}
+
+Json = dict[str, Any]
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+class _Wire(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """JSON of the API: camelCase names; a null or absent field is its default."""
+
+
+class LocalReference(_Wire, frozen=True):
+    name: str | None = None
+
+
+class _Asked(_Wire, frozen=True):
+    from_: ObjectReference | None = msgspec.field(default=None, name="from")
+    import_policy: ImportPolicy | None = None
+    reference_policy: ReferencePolicy | None = None
+    include_manifest: bool | None = None
+
+    @property
+    def kind(self) -> str:
+        return (self.from_ and self.from_.kind) or ""
+
+    @property
+    def name(self) -> str:
+        """The image or repository, as it was written."""
+        return (self.from_ and self.from_.name) or ""
+
+    @property
+    def is_insecure(self) -> bool:
+        return bool(self.import_policy and self.import_policy.insecure)
+
+    @property
+    def is_scheduled(self) -> bool:
+        return bool(self.import_policy and self.import_policy.scheduled)
+
+    @property
+    def mode(self) -> str:
+        """The import mode, or empty."""
+        return (self.import_policy and self.import_policy.import_mode) or ""
+
+    @property
+    def policy(self) -> str:
+        """The type of the reference policy, or empty."""
+        return (self.reference_policy and self.reference_policy.type) or ""
+
+
+class AskedImage(_Asked, frozen=True):
+    """One entry of `spec.images`."""
+
+    to: LocalReference | None = None
+
+    @property
+    def explicit_target(self) -> str | None:
+        """The tag that the request says the image is for; None where it says nothing of it, empty where it is amiss."""
+        return (self.to.name or "") if self.to is not None else None
+
+    @property
+    def target(self) -> str:
+        """The tag that the image is for: that of the image itself where the request does not say it. Empty for none."""
+        if self.to is not None:
+            return self.to.name or ""
+        reference = _parsed(self.name)
+        return reference.tag if reference and reference.name else ""
+
+
+class AskedRepository(_Asked, frozen=True):
+    """`spec.repository`."""
+
+
+class _Spec(_Wire, frozen=True):
+    import_: bool | None = msgspec.field(default=None, name="import")
+    images: tuple[AskedImage, ...] | None = None
+    repository: AskedRepository | None = None
+
+
+class _Annotations(_Wire, frozen=True):
+    requested_by: str | None = msgspec.field(default=None, name=REQUESTED_BY_ANNOTATION)
+    image_stream: str | None = msgspec.field(default=None, name=IMAGE_STREAM_ANNOTATION)
+
+
+class _Metadata(_Wire, frozen=True):
+    name: str | None = None
+    generate_name: str | None = None
+    namespace: str | None = None
+    uid: str | None = None
+    resource_version: str | None = None
+    creation_timestamp: datetime | None = None
+    annotations: _Annotations | None = None
+
+
+class _Something(_Wire, frozen=True):
+    """What is there, and need not be read."""
+
+
+class _Answered(_Wire, frozen=True):
+    images: tuple[_Something | None, ...] | None = None
+    repository: _Something | None = None
+    summary: _Something | None = None
+
+
+class ImageStreamImport(_Wire, frozen=True):
+    """A request; of its status only whether there is one."""
+
+    metadata: _Metadata | None = None
+    spec: _Spec | None = None
+    status: _Answered | None = None
+
+    @property
+    def _meta(self) -> _Metadata:
+        return self.metadata or _Metadata()
+
+    @property
+    def name(self) -> str:
+        """Empty where the API server is still to make it."""
+        return self._meta.name or ""
+
+    @property
+    def namespace(self) -> str:
+        return self._meta.namespace or ""
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey(self.namespace, self.name)
+
+    @property
+    def uid(self) -> str:
+        return self._meta.uid or ""
+
+    @property
+    def resource_version(self) -> str:
+        """Of a request that is created: the stream's, as its author knows it, or empty. Of a stored one: its own."""
+        return self._meta.resource_version or ""
+
+    @property
+    def created(self) -> datetime | None:
+        """Set by the API server (aware)."""
+        return self._meta.creation_timestamp
+
+    @property
+    def requested_by(self) -> str:
+        """The stamp; whoever believes it has to check it first."""
+        return (self._meta.annotations and self._meta.annotations.requested_by) or ""
+
+    @property
+    def image_stream(self) -> str:
+        """The stream that the webhook says is meant; covered by the stamp."""
+        return (self._meta.annotations and self._meta.annotations.image_stream) or ""
+
+    @property
+    def is_import(self) -> bool:
+        """Whether the stream is to be changed; else the images are only looked up."""
+        return bool(self.spec and self.spec.import_)
+
+    @property
+    def images(self) -> tuple[AskedImage, ...]:
+        return (self.spec and self.spec.images) or ()
+
+    @property
+    def repository(self) -> AskedRepository | None:
+        return self.spec.repository if self.spec else None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is a status; the empty one that clients send is none."""
+        found = self.status
+        return found is not None and bool(found.images or found.repository or found.summary)
+
+
+class _Raw(msgspec.Struct, frozen=True):
+    spec: msgspec.Raw = msgspec.Raw()
+
+
+_REQUEST = msgspec.json.Decoder(ImageStreamImport)
+_RAW = msgspec.json.Decoder(_Raw)
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_request(body: bytes) -> ImageStreamImport:
+    """Read one ImageStreamImport; raises `MalformedObject`."""
+    try:
+        return _REQUEST.decode(body)
+    except UNREADABLE as error:
+        raise MalformedObject(f"{KIND}: {error}") from error
+
+
+def spec_of(body: bytes) -> bytes:
+    """The JSON of the request's spec, for its stamp; empty for none. Raises `MalformedObject`."""
+    try:
+        return bytes(_RAW.decode(body).spec)
+    except UNREADABLE as error:
+        raise MalformedObject(f"{KIND}: {error}") from error
+
+
+def target_of(request: ImageStreamImport, *, is_stamped: bool) -> ObjectKey:
+    """The stream that is meant; its name is empty where the request names none.
+
+    Args:
+        request: as it was sent, or as it is stored.
+        is_stamped: the request is stored, and its stamp was checked: then the webhook's annotation says it. Else it is
+            the object's own name.
+    """
+    return ObjectKey(request.namespace, request.image_stream if is_stamped else request.name)
+
+
+def generate_name(name: str) -> str:
+    """What the API server makes a request's own name of: the stream's, cut so that a unique part finds room."""
+    return name[:57].rstrip("-.") + "-"
+
+
+# --- what is amiss with it --------------------------------------------------------------------------------------------
+
+
+class FieldProblem(NamedTuple):
+    """What is wrong with a field, in Kubernetes' words."""
+
+    field: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.words}"
+
+
+def problems_of(request: ImageStreamImport) -> tuple[FieldProblem, ...]:
+    """What makes a request invalid, in the order of its fields."""
+    found = [*_problems_of_name(request)]
+    images, repository = request.images, request.repository
+    if len(images) > MAX_IMAGES:
+        found.append(FieldProblem("spec.images", f"Too many: {len(images)}: must have at most {MAX_IMAGES} items"))
+    elif not images and repository is None:
+        found.append(FieldProblem("spec.images", "Required value: name at least one image, or a repository"))
+    else:
+        for index in range(len(images)):
+            found += _problems_of_image(request, index)
+        if request.is_import:
+            found += _problems_of_targets(images)
+    if repository is not None:
+        found += _problems_of_repository(request, repository)
+    return tuple(found)
+
+
+def invalid_message(request: ImageStreamImport, problems: Sequence[FieldProblem], *, group: str) -> str:
+    """The message of the API server's answer 422 (Invalid)."""
+    shown = [str(problem) for problem in problems[:10]]
+    if len(problems) > len(shown):
+        shown.append(f"and {len(problems) - len(shown)} more")
+    text = shown[0] if len(shown) == 1 else f"[{', '.join(shown)}]"
+    return f"{KIND}.{group} {quoted(request.name)} is invalid: {text}"
+
+
+def _problems_of_name(request: ImageStreamImport) -> Iterable[FieldProblem]:
+    if not request.name:
+        if request.is_import:
+            yield FieldProblem("metadata.name", "Required value: name the ImageStream to import into")
+    elif len(request.name) > 253 or not _NAME.fullmatch(request.name):
+        words = "must be lower-case letters and digits, with single dots or dashes between them (web, my-app.v2)"
+        yield FieldProblem("metadata.name", f"Invalid value: {quoted(request.name)}: {words}")
+
+
+def _problems_of_image(request: ImageStreamImport, index: int) -> Iterable[FieldProblem]:
+    path, image = f"spec.images[{index}]", request.images[index]
+    yield from _problems_of_asked(path, image)
+    if image.kind == "DockerImage" and image.name and (words := _fault(image.name)):
+        yield FieldProblem(f"{path}.from.name", f"Invalid value: {quoted(image.name)}: {words}")
+    target = image.explicit_target
+    if target is not None and not is_tag(target):
+        words = "the name of a tag has 1 to 128 of the characters A-Z a-z 0-9 _ . - and starts with none of . and -"
+        yield FieldProblem(f"{path}.to.name", f"Invalid value: {quoted(target)}: {words}")
+
+
+def _problems_of_asked(path: str, asked: _Asked) -> Iterable[FieldProblem]:
+    if asked.kind != "DockerImage":
+        yield FieldProblem(f"{path}.from.kind", f"Invalid value: {quoted(asked.kind)}: only DockerImage is supported")
+    elif not asked.name:
+        yield FieldProblem(f"{path}.from.name", "Required value: write an image, as in quay.io/team/app:1.2")
+    for name, value, supported in (
+        ("importPolicy.importMode", asked.mode, _MODES),
+        ("referencePolicy.type", asked.policy, _REFERENCE_POLICIES),
+    ):
+        if value not in supported:
+            words = ", ".join(f'"{each}"' for each in supported)
+            yield FieldProblem(f"{path}.{name}", f"Unsupported value: {quoted(value)}: supported values: {words}")
+
+
+def _problems_of_targets(images: Sequence[AskedImage]) -> Iterable[FieldProblem]:
+    """A tag has one source: of two that are asked for, nobody can say which is meant."""
+    first: dict[str, AskedImage] = {}
+    for index, image in enumerate(images):
+        tag = image.target
+        if tag and (first.setdefault(tag, image).name, first[tag].is_insecure) != (image.name, image.is_insecure):
+            words = f"Duplicate value: {quoted(tag)}: another image of this request is for that tag"
+            yield FieldProblem(f"spec.images[{index}].to.name", words)
+
+
+def _problems_of_repository(request: ImageStreamImport, repository: AskedRepository) -> Iterable[FieldProblem]:
+    path = "spec.repository"
+    yield from _problems_of_asked(path, repository)
+    if repository.kind == "DockerImage" and repository.name:
+        words = _fault(repository.name)
+        reference = _parsed(repository.name)
+        if reference and (reference.tag or reference.digest or not reference.name):
+            words = "must be a repository, without a tag or digest, as in quay.io/team/app"
+        if words:
+            yield FieldProblem(f"{path}.from.name", f"Invalid value: {quoted(repository.name)}: {words}")
+    if repository.is_scheduled and request.is_import:
+        words = "the tags of a repository are not looked up on schedule; import those that are to be one by one"
+        yield FieldProblem(f"{path}.importPolicy.scheduled", f"Invalid value: true: {words}")
+
+
+def _fault(name: str) -> str:
+    """Why the text is no image, or empty."""
+    if len(name) > _MAX_SOURCE:
+        return f"must have at most {_MAX_SOURCE} characters"
+    try:
+        ImageReference.parse(name)
+    except InvalidReference as error:
+        return str(error)
+    return ""
+
+
+def _parsed(name: str) -> ImageReference | None:
+    try:
+        return ImageReference.parse(name)
+    except InvalidReference:
+        return None
+
+
+class Refusal(NamedTuple):
+    """Why something is not done, as metav1.Status says it."""
+
+    reason: str
+    message: str
+    code: int
+
+
+def conflict_of(request: ImageStreamImport, stored: Stored | None, *, group: str) -> Refusal | None:
+    """Why a request that is created does not fit the stream that it was made for, if it names that by its
+    resourceVersion.
+    """
+    asked, name = request.resource_version, request.name
+    if not asked:
+        return None
+    resource = f"imagestreams.{group} {quoted(name)}"
+    if stored is None:
+        return Refusal("NotFound", f"{resource} not found", 404)
+    found = stored.stream.metadata.resource_version
+    if asked == found:
+        return None
+    words = f"the image stream was updated from {quoted(asked)} to {quoted(found)}"
+    return Refusal("Conflict", f"Operation cannot be fulfilled on {resource}: {words}", 409)
+
+
+def tampering(old: bytes, new: bytes) -> str:
+    """Why nobody but the controller may make `new` of a stored request, or empty where anybody may: labels, finalizers
+    and others' annotations are not part of what was asked and answered. Raises `MalformedObject`.
+    """
+    before, after = _guarded(old), _guarded(new)
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if not changed:
+        return ""
+    return f"{', '.join(changed)} cannot be changed: an {KIND} is a request that was answered; create another"
+
+
+def _guarded(body: bytes) -> Json:
+    try:
+        value = _OBJECT.decode(body)
+    except UNREADABLE as error:
+        raise MalformedObject(f"{KIND}: {error}") from error
+    metadata = value.get("metadata")
+    annotations = (metadata.get("annotations") if isinstance(metadata, dict) else None) or {}
+    ours = {name: text for name, text in annotations.items() if name.startswith("imagestreams.dev/")}
+    found = {f"metadata.annotations[{name}]": text for name, text in ours.items()}
+    return found | {path: _pruned(value[path]) for path in ("spec", "status") if value.get(path)}
+
+
+def _pruned(value: object) -> object:
+    """Without nulls, which an API server leaves out of objects."""
+    if isinstance(value, dict):
+        return {name: _pruned(each) for name, each in value.items() if each is not None}
+    return [_pruned(each) for each in value] if isinstance(value, list) else value
+
+
+# --- what it makes of the stream --------------------------------------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """A stream as it is stored: all of it, and what we read of it."""
+
+    raw: Json
+    stream: ImageStream
+
+    @classmethod
+    def parse(cls, body: bytes) -> Stored:
+        """Raises `MalformedObject`."""
+        stream = api.decode(body)
+        return cls(_OBJECT.decode(body), stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a request needs the stream's spec to say.
+
+    Attributes:
+        tags: the entries of spec.tags that are not there as they must be, by name, as they must be.
+        repository: what spec.dockerImageRepository is to be, empty where it stays.
+        is_repository_made_insecure: whether the stream's annotation must be set that allows that.
+        targets: for each image the tag that it is for, empty for none.
+        refused: the images that cannot be imported, by their place in the request, and why.
+        repository_refused: why the repository cannot be imported.
+    """
+
+    tags: Mapping[str, Json] = field(default_factory=dict)
+    repository: str = ""
+    is_repository_made_insecure: bool = False
+    targets: tuple[str, ...] = ()
+    refused: Mapping[int, Refusal] = field(default_factory=dict)
+    repository_refused: Refusal | None = None
+
+    @property
+    def is_change(self) -> bool:
+        return bool(self.tags or self.repository or self.is_repository_made_insecure)
+
+    @property
+    def is_spec_changed(self) -> bool:
+        return bool(self.tags or self.repository)
+
+
+def edit_of(request: ImageStreamImport, stored: Stored | None, *, may_edit: bool = True) -> Edit:
+    """Decide what carrying the request out needs the stream's spec to say.
+
+    A tag that is there keeps its import mode, its reference policy and all that the request does not speak of. A
+    request that only looks up needs nothing.
+
+    Args:
+        request: it may be one that `problems_of` objects to; then the images that it does so for are refused.
+        stored: the stream as it is.
+        may_edit: False where nobody knows who asks: then whatever would change the spec is refused.
+    """
+    return _Editing(request, stored, may_edit=may_edit).edit()
+
+
+class _Editing:
+    """One edit in the making."""
+
+    def __init__(self, request: ImageStreamImport, stored: Stored | None, *, may_edit: bool) -> None:
+        self._request, self._may_edit = request, may_edit
+        self._stream = stored.stream if stored else None
+        self._namespace = request.namespace
+        self._raw = {str(tag.get("name")): tag for tag in _raw_tags(stored.raw)} if stored else {}
+        self._tags: dict[str, Json] = {}
+        self._amiss = _amiss(request)
+
+    def edit(self) -> Edit:
+        request = self._request
+        targets = tuple(image.target if is_tag(image.target) else "" for image in request.images)
+        refused: dict[int, Refusal] = {}
+        for index, image in enumerate(request.images):
+            refusal = self._amiss.get(f"spec.images[{index}]") or self._amiss.get("")
+            if refusal is None and targets[index]:
+                refusal = self._ensure(image, targets[index])
+            if refusal is not None:
+                refused[index] = refusal
+        repository, is_made_insecure = "", False
+        repository_refused = self._amiss.get("spec.repository") or self._amiss.get("")
+        if request.repository is not None and request.is_import and repository_refused is None:
+            repository, is_made_insecure, repository_refused = self._repository(request.repository)
+        return Edit(
+            self._tags,
+            repository,
+            is_made_insecure,
+            targets,
+            refused,
+            repository_refused if request.repository is not None else None,
+        )
+
+    def _ensure(self, image: AskedImage, tag: str) -> Refusal | None:
+        """Have the tag in spec as the request wants it, or say why not."""
+        present, raw = self._stream.spec_tag(tag) if self._stream else None, self._raw.get(tag)
+        is_explicit = image.explicit_target is not None
+        if not self._request.is_import and not is_explicit:
+            return None  # looked up for itself
+        if present is not None and (refusal := _cannot_be_imported(present)):
+            return refusal
+        if not self._request.is_import:
+            return None
+        wanted = ensured(raw, tag, image)
+        if not self._may_edit:
+            return None if self._is_source(present, wanted) else self._nobody_knows(tag, image.name)
+        if raw is None and len(self._raw.keys() | self._tags.keys()) >= _MAX_TAGS and tag not in self._tags:
+            return Refusal("Invalid", f"the image stream has {_MAX_TAGS} tags, which is the most; remove some", 422)
+        if wanted != raw:
+            self._tags[tag] = wanted
+        return None
+
+    def _is_source(self, present: TagReference | None, wanted: Json) -> bool:
+        if present is None:
+            return False
+        before, after = (
+            tag.source(self._namespace, ImportMode.PRESERVE_ORIGINAL) for tag in (present, _tag_of(wanted))
+        )
+        return before == after
+
+    def _repository(self, asked: AskedRepository) -> tuple[str, bool, Refusal | None]:
+        present = self._stream.repository if self._stream else ""
+        if present and present != asked.name:
+            words = (
+                f"the image stream imports the repository {quoted(present)}, not {quoted(asked.name)}; change its "
+                "spec.dockerImageRepository, or use another image stream"
+            )
+            return "", False, Refusal("Conflict", words, 409)
+        is_insecure = bool(self._stream and self._stream.is_repository_insecure)
+        repository = "" if present else asked.name
+        is_made_insecure = asked.is_insecure and not is_insecure
+        if not self._may_edit and (repository or is_made_insecure):
+            return "", False, self._nobody_knows("", asked.name)
+        return repository, is_made_insecure, None
+
+    def _nobody_knows(self, tag: str, source: str) -> Refusal:
+        name = self._request.name or "NAME"
+        if tag:
+            what, way = f"tag {quoted(tag)}", f"imagestreams tag {source} {name}:{tag}"
+        else:
+            what, way = "the image stream", f"imagestreams import-image {name} --all --from={source} --confirm"
+        words = (
+            f"{what} does not have the source {quoted(source)}, and nobody knows who asks for it: the webhook for "
+            f"import requests is not installed; edit the image stream yourself, for instance: {way}"
+        )
+        return Refusal("Forbidden", words, 403)
+
+
+def _amiss(request: ImageStreamImport) -> dict[str, Refusal]:
+    """What `problems_of` objects to, by the image or repository that it is about; all of it under the empty path."""
+    found: dict[str, Refusal] = {}
+    for problem in problems_of(request):
+        match = re.match(r"spec\.images\[\d+\]|spec\.repository", problem.field)
+        found.setdefault(match[0] if match else "", Refusal("Invalid", str(problem), 422))
+    return found
+
+
+def _cannot_be_imported(tag: TagReference) -> Refusal | None:
+    """Why a tag that is there does not take an image from a registry."""
+    source = tag.from_
+    name = quoted(tag.name)
+    if source is not None and (source.kind or source.name) and source.kind != "DockerImage":
+        follows = f"{source.kind} {quoted(source.name or '')}"
+        return Refusal("Invalid", f"tag {name} follows {follows}; change it with imagestreams tag", 422)
+    if tag.reference:
+        words = "only records its source (reference: true); change it with imagestreams tag"
+        return Refusal("Invalid", f"tag {name} {words}", 422)
+    return None
+
+
+def ensured(raw: Mapping[str, Any] | None, name: str, asked: AskedImage) -> Json:
+    """An entry of spec.tags that has the source that is asked for; equal to `raw`, the present one, where that has it
+    already. What the request does not speak of stays.
+    """
+    tag: Json = dict(raw) if raw is not None else {"name": name}
+    source = tag.get("from") or {}
+    if (source.get("kind"), source.get("name")) != ("DockerImage", asked.name):
+        tag["from"] = {"kind": "DockerImage", "name": asked.name}
+    policy = dict(tag.get("importPolicy") or {})
+    for field_name, wanted in (("insecure", asked.is_insecure), ("scheduled", asked.is_scheduled)):
+        if bool(policy.get(field_name)) != wanted:
+            policy[field_name] = wanted
+    if raw is None and asked.mode:
+        policy["importMode"] = asked.mode
+    if policy != (tag.get("importPolicy") or {}):
+        tag["importPolicy"] = policy
+    present = (tag.get("referencePolicy") or {}).get("type")
+    # Where nothing is said it is Source: to write that into a stream that Git knows would be a change for nothing.
+    if not present and asked.policy and (raw is None or asked.policy != "Source"):
+        tag["referencePolicy"] = {"type": asked.policy}
+    return tag
+
+
+def _tag_of(raw: Mapping[str, Any], **fields: object) -> TagReference:
+    return msgspec.convert({**raw, **fields}, TagReference)
+
+
+def _raw_tags(raw: Json) -> list[Json]:
+    return (raw.get("spec") or {}).get("tags") or []
+
+
+def edited(edit: Edit, stored: Stored | None, *, key: ObjectKey, api_version: str) -> Json:
+    """The stream as it will be, its status as it is. Whatever else it holds stays."""
+    if stored is None:
+        new: Json = {"namespace": key.namespace, "name": key.name, "generation": 1}
+        raw: Json = {"apiVersion": api_version, "kind": "ImageStream", "metadata": new}
+    else:
+        raw = dict(stored.raw)
+        if edit.is_spec_changed:
+            raw["metadata"] = {**raw["metadata"], "generation": stored.stream.metadata.generation + 1}
+    if edit.is_spec_changed:
+        raw["spec"] = _edited_spec(edit, raw)
+    if edit.is_repository_made_insecure:
+        metadata = raw["metadata"]
+        annotations = {**(metadata.get("annotations") or {}), INSECURE_REPOSITORY_ANNOTATION: "true"}
+        raw["metadata"] = {**metadata, "annotations": annotations}
+    return raw
+
+
+def _edited_spec(edit: Edit, raw: Json) -> Json:
+    spec = dict(raw.get("spec") or {})
+    tags = _raw_tags(raw)
+    present = {tag.get("name") for tag in tags}
+    if edit.tags:
+        new = [tag for name, tag in edit.tags.items() if name not in present]
+        spec["tags"] = [edit.tags.get(str(tag.get("name")), tag) for tag in tags] + new
+    if edit.repository:
+        spec["dockerImageRepository"] = edit.repository
+    return spec
+
+
+def write_of(edit: Edit, stored: Stored | None, *, key: ObjectKey, api_version: str) -> bytes | None:
+    """What is to be written so that the stream is as the edit wants it, or None where it is.
+
+    Where there is no stream it is the object to be created, else a merge patch that only counts for the stream as it
+    was read.
+    """
+    if not edit.is_change:
+        return None
+    raw = edited(edit, stored, key=key, api_version=api_version)
+    if stored is None:
+        del raw["metadata"]["generation"]
+        return _encode(raw)
+    metadata: Json = {"resourceVersion": stored.stream.metadata.resource_version, "uid": stored.stream.metadata.uid}
+    if edit.is_repository_made_insecure:
+        metadata["annotations"] = {INSECURE_REPOSITORY_ANNOTATION: "true"}
+    patch: Json = {"metadata": metadata}
+    if edit.is_spec_changed:
+        names = (["tags"] if edit.tags else []) + (["dockerImageRepository"] if edit.repository else [])
+        patch["spec"] = {name: raw["spec"][name] for name in names}
+    return _encode(patch)
+
+
+# --- what is to be asked ----------------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """Where an image's answer will be: a tag of one of the two streams of a piece of work."""
+
+    is_aside: bool
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A request in the making.
+
+    Attributes:
+        request: what is asked.
+        raw: the stream as it will be; None where there is none, and none will be.
+        stream: the same, read. It is imported into where the request says so.
+        aside: a stream that holds what is only looked up.
+        places: for each image where its answer will be, or why there is none.
+        repository: where that of the repository will be, or why there is none.
+        is_bare: nobody knows who asks; they are told of an image no more than its digest.
+    """
+
+    request: ImageStreamImport
+    raw: Json | None
+    stream: ImageStream | None
+    aside: ImageStream
+    places: tuple[_Place | Refusal, ...]
+    repository: _Place | Refusal | None
+    is_bare: bool
+    wishes: tuple[Wishes, Wishes] = field(default_factory=lambda: (Wishes(), Wishes()), compare=False, repr=False)
+
+    @property
+    def hints(self) -> frozenset[str]:
+        """The tags of the stream that are to be asked for, and REPOSITORY: hints for its round once it is written."""
+        places = (*self.places, self.repository)
+        return frozenset(place.tag for place in places if isinstance(place, _Place) and not place.is_aside)
+
+
+def work_of(
+    request: ImageStreamImport,
+    stored: Stored | None,
+    edit: Edit,
+    *,
+    key: ObjectKey,
+    api_version: str,
+    is_bare: bool = False,
+) -> Work:
+    """What there is to be done for the request, if the stream is edited so.
+
+    Args:
+        request: what is asked.
+        stored: the stream as it is.
+        edit: of `edit_of` for these two.
+        key: the stream that is meant.
+        api_version: the group and version of ours.
+        is_bare: nobody knows who asks.
+    """
+    raw: Json | None = None
+    if stored is not None or (request.is_import and edit.is_change):
+        raw = edited(edit, stored, key=key, api_version=api_version)
+    present = {str(tag.get("name")): tag for tag in _raw_tags(raw)} if raw else {}
+    places: list[_Place | Refusal] = []
+    aside: list[TagReference] = []
+    for index, image in enumerate(request.images):
+        target = edit.targets[index]
+        if index in edit.refused:
+            places.append(edit.refused[index])
+        elif request.is_import and target:
+            places.append(_Place(is_aside=False, tag=target))
+        else:
+            before = present.get(target) if image.explicit_target else None
+            # No tag is called so: neither the stream's nor a repository's is hidden by it.
+            tag = _tag_of(ensured(before, "", image), name=f"#{index}", reference=False)
+            aside.append(tag)
+            places.append(_Place(is_aside=True, tag=tag.name))
+    repository: _Place | Refusal | None = edit.repository_refused
+    looked_up = ""
+    if request.repository is not None and repository is None:
+        repository = _Place(is_aside=not request.is_import, tag=REPOSITORY)
+        looked_up = "" if request.is_import else request.repository.name
+    is_insecure = request.repository is not None and request.repository.is_insecure
+    return Work(
+        request,
+        raw,
+        api.decode(_encode(raw)) if raw is not None else None,
+        ImageStream(
+            api.Metadata(
+                name=key.name,
+                namespace=key.namespace,
+                annotations=api.Annotations(insecure_repository="true" if is_insecure else None),
+            ),
+            api.Spec(docker_image_repository=looked_up or None, tags=tuple(aside)),
+        ),
+        tuple(places),
+        repository,
+        is_bare,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the two streams of a piece of work, with what the answers make of it.
+
+    Attributes:
+        update: what has been merged.
+        names: the tags that are asked for, and REPOSITORY.
+        wishes: what each of them, and of the repository's, wants.
+        recorded: what the status says, by tag.
+        repository: what is to be done for the repository; None where none is asked for.
+        best: the tags of the repository that are asked for, the best first; `others` are those that are not.
+    """
+
+    update: Update
+    names: tuple[str, ...]
+    wishes: Mapping[str, Wish | None]
+    recorded: Mapping[str, StatusTag]
+    repository: ListRepository | Refuse | None
+    best: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def stream(self) -> ImageStream:
+        return self.update.stream
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What the answers make of the stream as it will be (None where nothing is imported into it), and of what is only
+    looked up.
+    """
+
+    imported: _Side | None
+    aside: _Side
+    outcomes: Mapping[tuple[str, Source], Outcome]
+
+    @property
+    def update(self) -> Update | None:
+        """What the next round of the stream will write."""
+        return self.imported.update if self.imported else None
+
+    def side(self, place: _Place) -> _Side:
+        side = self.aside if place.is_aside else self.imported
+        assert side is not None  # noqa: S101 - as `work_of` places them
+        return side
+
+    def result(self, place: _Place | Refusal, late: str) -> Refusal | TagEvent:
+        """What became of an image: the tag event that its tag has now, or why it is not imported. `late` is what to say
+        of it where there is no answer.
+        """
+        if isinstance(place, Refusal):
+            return place
+        side = self.side(place)
+        wish, recorded = side.wishes.get(place.tag), side.recorded.get(place.tag)
+        said = recorded.outcome if recorded and wish and recorded.observed_at(wish.source) else None
+        if side.stream.is_suspended:
+            return _suspended()
+        if isinstance(wish, AskRegistry):
+            match self.outcomes.get((place.tag, wish.source)):
+                case None:
+                    return Refusal("Timeout", late, 504)
+                case Deferred(why=why):
+                    return _refusal("RateLimited", why)
+                case Failed(reason=reason, message=message) if said is None:
+                    return _refusal(reason, message)
+                case _:
+                    pass  # the status says what became of it
+        if recorded is None or said is None:
+            return _refusal("StatusTooLarge", "the image stream has no room for it; remove tags or split the stream")
+        if said.status != "True" or recorded.newest is None:
+            return _refusal(said.reason or "", said.message or "unknown error prevented import")
+        return recorded.newest
+
+    def listing(self, place: _Place, late: str) -> Refusal | None:
+        """Why the tags of the repository are not known."""
+        side = self.side(place)
+        if side.stream.is_suspended:
+            return _suspended()
+        if not isinstance(side.repository, ListRepository):
+            wish = side.repository
+            return _refusal(wish.reason, wish.message) if wish else _refusal("Invalid", "no repository is named")
+        match self.outcomes.get((REPOSITORY, side.repository.source)):
+            case Listed():
+                return None
+            case Failed(reason=reason, message=message):
+                return _refusal(reason, message)
+            case Deferred(why=why):
+                return _refusal("RateLimited", why)
+            case _:
+                return Refusal("Timeout", late, 504)
+
+
+def merged(
+    work: Work, answers: Iterable[Answer], *, rules: ImportRules, now: datetime, streams: Streams = no_streams
+) -> Merged:
+    """What the answers so far make of the stream.
+
+    Tags that follow other namespaces' streams stay as they are: whether they may be followed is asked for in the
+    stream's own round.
+    """
+    arrived = tuple(answers)
+    merging = _Merging(work, arrived, rules, now)
+    imported = None
+    if work.stream is not None and work.request.is_import:
+        imported = merging.side(work.stream, streams, is_aside=False)
+    outcomes = {(answer.ticket.tag, answer.ticket.source): answer.outcome for answer in arrived}
+    return Merged(imported, merging.side(work.aside, no_streams, is_aside=True), outcomes)
+
+
+class _Merging:
+    """One merge of all that has arrived."""
+
+    def __init__(self, work: Work, answers: tuple[Answer, ...], rules: ImportRules, now: datetime) -> None:
+        self._work, self._answers, self._rules, self._now = work, answers, rules, now
+
+    def side(self, stream: ImageStream, streams: Streams, *, is_aside: bool) -> _Side:
+        places = (*self._work.places, self._work.repository)
+        here = (place for place in places if isinstance(place, _Place) and place.is_aside is is_aside)
+        names = tuple(dict.fromkeys(place.tag for place in here))
+        remembered = self._work.wishes[is_aside]
+        wishes: dict[str, Wish | None] = dict(remembered.of(stream, self._rules))
+        repository = repository_of(stream, self._rules) if REPOSITORY in names else None
+        best: tuple[str, ...] = ()
+        others: tuple[str, ...] = ()
+        if isinstance(repository, ListRepository):
+            listed = self._listed(repository.source)
+            best = tuple(tag for tag in listed if tag not in wishes)[:MAX_DESCRIBED]
+            others = tuple(tag for tag in listed if tag not in set(best))
+            wishes |= {tag: repository.tag(tag, self._rules.import_mode) for tag in best}
+        update = self._merged(stream, streams, frozenset((*names, *best)), remembered)
+        status = update.stream.status or api.Status()
+        recorded = {tag.tag: tag for tag in status.tags or ()}
+        return _Side(update, (*names, *best), wishes, recorded, repository, best, others)
+
+    def _listed(self, source: Source) -> list[str]:
+        """The tags of the repository, the best first."""
+        for answer in self._answers:
+            ticket, outcome = answer.ticket, answer.outcome
+            if isinstance(outcome, Listed) and (ticket.tag, ticket.source) == (REPOSITORY, source):
+                return [tag for tag in dict.fromkeys(outcome.tags) if is_tag(tag)]
+        return []
+
+    def _merged(self, stream: ImageStream, streams: Streams, names: frozenset[str], wishes: Wishes) -> Update:
+        taken = [answer for answer in self._answers if answer.ticket.tag in names]
+        unasked: frozenset[ObjectKey] = frozenset()
+        while True:
+            update = merge_status(
+                stream, taken, {}, now=self._now, rules=self._rules, streams=streams, unasked=unasked, wishes=wishes
+            )
+            if update.rights <= unasked:
+                return update
+            unasked |= update.rights
+
+
+def questions_of(
+    work: Work,
+    answers: Iterable[Answer],
+    secrets: Iterable[Entry],
+    *,
+    asked: Collection[str],
+    rules: ImportRules,
+    now: datetime,
+    request: str = "",
+    fresh: float = 0.0,
+) -> tuple[Ticket, ...]:
+    """What is to be asked now: the images, or the repository and then the best of its tags; and, of each that was
+    found, what it is.
+
+    Args:
+        work: the request.
+        answers: all that have arrived so far.
+        secrets: what may be used for the stream.
+        asked: the `tag` of each ticket that was asked already.
+        rules: the administrator's.
+        now: aware.
+        request: one word that no other request has: then nothing is answered by a look-up that began before it.
+        fresh: how many seconds ago an equal question may have been answered.
+    """
+    entries = tuple(secrets)
+    state = merged(work, answers, rules=rules, now=now)
+    found: list[Ticket] = []
+    for side in filter(None, (state.imported, state.aside)):
+        missing = frozenset(side.names) - frozenset(asked)
+        if not missing:
+            continue
+        plan = plan_import(side.stream, side.update.progress, now=now, rules=rules, hints=missing)
+        due = tuple(each for each in plan.due if each.tag in missing)
+        tickets, _ = tickets_of(side.stream, replace(plan, due=due), entries, rules)
+        # Neither the stream's refresh request nor a poll is answered by this.
+        found += [replace(ticket, request=request, slot=0, fresh=fresh) for ticket in tickets]
+    described = () if work.is_bare else _descriptions(work, state, entries)
+    return (*found, *(ticket for ticket in described if ticket.tag not in asked))
+
+
+def _descriptions(work: Work, state: Merged, secrets: tuple[Entry, ...]) -> Iterable[Ticket]:
+    """What to ask about the images that were found, each once; the answers go by their digests."""
+    found: dict[str, Ticket] = {}
+    for place in _all_places(work, state):
+        side, event = state.side(place), state.result(place, "")
+        wish = side.wishes.get(place.tag)
+        digest = "" if isinstance(event, Refusal) else event.image or ""
+        if isinstance(wish, AskRegistry) and is_digest(digest):
+            question = description_of(digest, wish.places, secrets)
+            found[digest] = Ticket(side.stream.metadata.uid, digest, wish.source, "", 0, question)
+    return found.values()
+
+
+def _all_places(work: Work, state: Merged) -> Iterable[_Place]:
+    yield from (place for place in work.places if isinstance(place, _Place))
+    if isinstance(work.repository, _Place):
+        for tag in state.side(work.repository).best:
+            yield _Place(work.repository.is_aside, tag)
+
+
+def kept(answer: Answer, work: Work) -> Answer:
+    """The answer as it is kept until the request is answered: what is known of an image shrinks where there are many,
+    so that a request does not fill the memory.
+    """
+    outcome = answer.outcome
+    count = len(work.places) + (MAX_DESCRIBED if work.repository is not None else 0)
+    limit = max(8 << 10, _MAX_KEPT // max(1, count))
+    if not isinstance(outcome, Described) or len(outcome.body) <= limit:
+        return answer
+    image = _OBJECT.decode(outcome.body)
+    for step in _STEPS:
+        step(image)
+        if len(_encode(image)) <= limit:
+            break
+    return replace(answer, outcome=Described(_encode(image)))
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+_CODES: Final[Mapping[str, tuple[str, int]]] = {
+    **dict.fromkeys(("Forbidden", "Blocked", "NotAllowed", "Refused"), ("Forbidden", 403)),
+    **dict.fromkeys(
+        ("InvalidImageReference", "InvalidPlatform", "InvalidSource", "NotAnImage", "Invalid"), ("Invalid", 422)
+    ),
+    "NotFound": ("NotFound", 404),
+    "Unauthorized": ("Unauthorized", 401),
+    "Timeout": ("Timeout", 504),
+    "RateLimited": ("TooManyRequests", 429),
+    **{reason: (reason, 503) for reason in ("Unavailable", "Unreachable", "DNS", "TLS")},
+}
+_NOBODYS = frozenset({"NotFound", "Invalid"})
+"""Reasons that do not make the import of a repository fail: beside its images it has signatures and the like."""
+
+_MINIMUM: Final = {"kind": "DockerImage", "apiVersion": "image.openshift.io/1.0"}
+
+
+def _refusal(reason: str, message: str) -> Refusal:
+    word, code = _CODES.get(reason, (reason or "InternalError", 500))
+    return Refusal(word, message, code)
+
+
+def status_of(
+    work: Work,
+    answers: Iterable[Answer],
+    *,
+    rules: ImportRules,
+    now: datetime,
+    late: str,
+    streams: Streams = no_streams,
+    room: int = MAX_BYTES,
+) -> Json:
+    """The request's `status`, whatever has arrived.
+
+    It has an entry for each image, in the order asked. An image that was found and not described in time is there with
+    its digest alone.
+
+    Args:
+        work: the request.
+        answers: all that have arrived.
+        rules: the administrator's.
+        now: aware.
+        late: what to say of an image for which there is no answer.
+        streams: the other streams, for tags that follow them.
+        room: bytes; what has to give way so that the status is not larger are configurations of images first, the
+            largest before the others, then layers; never what became of an image.
+    """
+    arrived = tuple(answers)
+    state = merged(work, arrived, rules=rules, now=now, streams=streams)
+    telling = _Telling(
+        state, late, {each.ticket.tag: each.outcome.body for each in arrived if isinstance(each.outcome, Described)}
+    )
+    status: Json = {}
+    if work.places:
+        status["images"] = [
+            telling.image(place, _source_tag(image.name))
+            for place, image in zip(work.places, work.request.images, strict=True)
+        ]
+    if work.repository is not None:
+        status["repository"] = telling.repository(work.repository)
+    if work.request.is_import and work.raw is not None and not work.is_bare:
+        status["import"] = _imported_stream(work.raw, work.stream, state, now)
+    status["summary"] = _summary(status)
+    return _fitted(status, room)
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """What is told of images; `described` are their objects, by digest."""
+
+    state: Merged
+    late: str
+    described: Mapping[str, bytes]
+
+    def image(self, place: _Place | Refusal, tag: str) -> Json:
+        result = self.state.result(place, self.late)
+        entry: Json
+        if isinstance(result, Refusal):
+            entry = {"status": _failure(result)}
+        else:
+            entry = {"status": dict(_SUCCESS), "image": _image(result, self.described.get(result.image or ""))}
+        return entry | ({"tag": tag} if tag else {})
+
+    def repository(self, place: _Place | Refusal) -> Json:
+        refusal = place if isinstance(place, Refusal) else self.state.listing(place, self.late)
+        if isinstance(place, Refusal) or refusal is not None:
+            return {"status": _failure(refusal or _suspended())}
+        side = self.state.side(place)
+        images = [self.image(_Place(place.is_aside, tag), tag) for tag in side.best]
+        failed = sum(each["status"].get("reason") not in {None, *_NOBODYS} for each in images)
+        status = dict(_SUCCESS)
+        if failed:
+            count = "one" if failed == 1 else str(failed)
+            words = f"{count} of the images from this repository failed to import"
+            status = _failure(Refusal("ImportFailed", words, 500))
+        entry: Json = {"status": status, "images": images}
+        return entry | ({"additionalTags": list(side.others)} if side.others else {})
+
+
+def _suspended() -> Refusal:
+    words = f"imports of the image stream are suspended; remove its annotation {api.SUSPEND_ANNOTATION}"
+    return Refusal("Suspended", words, 503)
+
+
+def _source_tag(name: str) -> str:
+    """The tag that an image is asked for by, as OpenShift tells it; empty for a digest."""
+    reference = _parsed(name)
+    return "" if reference is None or reference.digest or not reference.name else reference.tag or DEFAULT_TAG
+
+
+def _failure(refusal: Refusal) -> Json:
+    text = refusal.message if len(refusal.message) <= _MAX_MESSAGE else f"{refusal.message[: _MAX_MESSAGE - 3]}..."
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": text,
+        "reason": refusal.reason,
+        "code": refusal.code,
+    }
+
+
+def _image(event: TagEvent, described: bytes | None) -> Json:
+    """The Image as a client of OpenShift expects it: by its true digest, with metadata and, in these, a config, without
+    which `oc debug` ends in a panic.
+    """
+    digest = event.image or ""
+    image: Json = _OBJECT.decode(described) if described is not None else {}
+    image.pop("digest", None)
+    metadata = {**image.get("metadata", {}), "name": digest}
+    inner = image.get("dockerImageMetadata") or {**_MINIMUM, "Id": digest}
+    inner.setdefault("Config", {})
+    return {
+        **image,
+        "metadata": metadata,
+        "dockerImageReference": event.docker_image_reference,
+        "dockerImageMetadata": inner,
+        "dockerImageMetadataVersion": "1.0",
+    }
+
+
+def _imported_stream(raw: Json, stream: ImageStream | None, state: Merged, now: datetime) -> Json:
+    """The stream with the status that its next round will write."""
+    whole = {**raw, "metadata": {name: each for name, each in raw["metadata"].items() if name != "managedFields"}}
+    whole["metadata"].setdefault("creationTimestamp", _moment(now))
+    if stream is not None and state.update is not None and state.update.stream.status is not None:
+        patch = _OBJECT.decode(api.encode_status_patch(stream, state.update.stream.status))["status"]
+        whole["status"] = _patched(raw.get("status"), patch)
+    return whole
+
+
+def _patched(target: object, patch: object) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    found = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        found[name] = _patched(found.get(name), value)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _moment(now: datetime) -> str:
+    return api.whole_seconds(now).isoformat().replace("+00:00", "Z")
+
+
+def _summary(status: Json) -> Json:
+    """Scalars for `kubectl get`: a printer column prints the first of a list."""
+    repository = status.get("repository", {})
+    whole = [*status.get("images", ()), *([repository] if repository else [])]
+    found = sum(entry["status"]["status"] == "Success" for entry in whole)
+    images = [*status.get("images", ()), *repository.get("images", ())]
+    good = sum(entry["status"]["status"] == "Success" for entry in images)
+    result = "Success" if found == len(whole) else "Partial" if good else "Failure"
+    return {"result": result, "images": f"{good}/{len(images)}"}
+
+
+# --- so that it fits --------------------------------------------------------------------------------------------------
+
+
+def _drop_config(image: Json) -> None:
+    metadata = image.get("dockerImageMetadata") or {}
+    if metadata.pop("ContainerConfig", None):
+        _leave_out(image, "ContainerConfig")
+    if metadata.get("Config"):
+        metadata["Config"] = {}
+        _leave_out(image, "Config")
+
+
+def _drop_layers(image: Json) -> None:
+    if image.pop("dockerImageLayers", None):
+        _leave_out(image, "dockerImageLayers")
+
+
+def _drop_manifests(image: Json) -> None:
+    if image.pop("dockerImageManifests", None):
+        _leave_out(image, "dockerImageManifests")
+
+
+def _drop_texts(image: Json) -> None:
+    """All of the metadata that is not as small as it is bound to be."""
+    metadata = image.get("dockerImageMetadata") or {}
+    kept_ = {name: metadata[name] for name in (*_MINIMUM, "Id", "Created", "Size", "Config") if name in metadata}
+    if kept_ != metadata:
+        image["dockerImageMetadata"] = kept_
+        _leave_out(image, "dockerImageMetadata")
+
+
+_STEPS: Final = (_drop_config, _drop_layers, _drop_manifests, _drop_texts)
+
+
+def _leave_out(image: Json, path: str) -> None:
+    """Say so, as `core.image` does."""
+    metadata = image.setdefault("metadata", {})
+    annotations = metadata["annotations"] = dict(metadata.get("annotations") or {})
+    said = annotations.get(LEFT_OUT_ANNOTATION)
+    annotations[LEFT_OUT_ANNOTATION] = f"{said}, {path}: too large" if said else f"{path}: too large"
+
+
+def _fitted(status: Json, room: int) -> Json:
+    """The status with as little left out as must be."""
+    size = len(_encode(status))
+    if size <= room:
+        return status
+    stream = len(_encode(status["import"])) if "import" in status else 0
+    if stream > room // 2:
+        size -= stream
+        del status["import"]
+    entries = [*status.get("images", ()), *status.get("repository", {}).get("images", ())]
+    images = [entry["image"] for entry in entries if "image" in entry]
+    for drop in _STEPS:
+        size = _dropped(images, drop, size, room)
+    if size > room:
+        status.pop("import", None)
+        for entry in (*entries, status.get("repository", {"status": {}})):
+            message = entry["status"].get("message", "")
+            if len(message) > _SHORT_MESSAGE:
+                entry["status"]["message"] = f"{message[: _SHORT_MESSAGE - 3]}..."
+    if len(_encode(status)) > room and "repository" in status:
+        status["repository"].pop("additionalTags", None)
+    return status
+
+
+def _dropped(images: list[Json], drop: Callable[[Json], None], size: int, room: int) -> int:
+    """Drop something of one image after the other, the largest first, until the rest fits; returns the new size."""
+    for before, image in sorted(((len(_encode(image)), image) for image in images), key=lambda each: -each[0]):
+        if size <= room:
+            break
+        drop(image)
+        size -= before - len(_encode(image))
+    return size
