@@ -23,7 +23,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -111,7 +111,8 @@ class Container(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What triggers need of an object. `manager_entries` are the managedFields entries as (manager, operation,
-    subresource), in their order.
+    subresource), in their order. An object that is not stored yet has no uid, and no name where the API server has
+    still to make one.
     """
 
     kind: WorkloadKind
@@ -123,6 +124,7 @@ class Workload:
     labels: dict[str, str] | None
     containers: tuple[Container, ...]
     manager_entries: tuple[tuple[str, str, str], ...] = ()
+    is_controlled: bool = False  # another object is its controller
 
     @property
     def is_applied(self) -> bool:
@@ -138,14 +140,27 @@ class _ManagedFields(msgspec.Struct, frozen=True, rename="camel"):
     fields_v1: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"{}"), name="fieldsV1")
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """An entry of metadata.ownerReferences."""
+
+    controller: bool | None = None
+
+
+def has_controller(owners: Iterable[Owner] | None) -> bool:
+    """Whether another object is this one's controller: then it is that one which is to be changed."""
+    return any(owner.controller for owner in owners or ())
+
+
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
-    name: str
+    name: str = ""
+    generate_name: str = ""
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
     annotations: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    owner_references: tuple[Owner, ...] | None = None
     managed_fields: tuple[_ManagedFields, ...] | None = None
 
 
@@ -173,7 +188,7 @@ def decode_workload(kind: WorkloadKind, body: bytes) -> Workload:
     """Read a workload of the kind; raises `MalformedObject`."""
     try:
         metadata = _decode_object.decode(body).metadata
-        pod_spec = _decode_pod_spec.decode(_subtree(body, kind.pod_spec))
+        pod_spec = _decode_pod_spec.decode(subtree(body, kind.pod_spec))
         managed = metadata.managed_fields or ()
         owners = sorted(managed, key=lambda entry: entry.time.timestamp() if entry.time else 0.0, reverse=True)
         containers = tuple(
@@ -183,6 +198,8 @@ def decode_workload(kind: WorkloadKind, body: bytes) -> Workload:
         )
     except UNREADABLE as error:
         raise MalformedObject(f"{kind.kind}: {error}") from error
+    if not (metadata.name or metadata.generate_name):
+        raise MalformedObject(f"{kind.kind}: it has no name")
     return Workload(
         kind=kind,
         key=ObjectKey(metadata.namespace, metadata.name),
@@ -193,10 +210,12 @@ def decode_workload(kind: WorkloadKind, body: bytes) -> Workload:
         labels=metadata.labels,
         containers=containers,
         manager_entries=tuple((entry.manager, entry.operation, entry.subresource) for entry in managed),
+        is_controlled=has_controller(metadata.owner_references),
     )
 
 
-def _subtree(body: bytes | msgspec.Raw, path: Iterable[str]) -> bytes | msgspec.Raw:
+def subtree(body: bytes | msgspec.Raw, path: Iterable[str]) -> bytes | msgspec.Raw:
+    """The JSON at the end of the path, `{}` where there is none; raises what `UNREADABLE` lists."""
     for part in path:
         body = _decode_tree.decode(body).get(part, msgspec.Raw(b"{}"))
     return body
@@ -210,7 +229,7 @@ def _writers(
     return tuple(
         Writer(entry.manager, entry.operation)
         for entry in owners
-        if not entry.subresource and "f:image" in _decode_tree.decode(_subtree(entry.fields_v1, path))
+        if not entry.subresource and "f:image" in _decode_tree.decode(subtree(entry.fields_v1, path))
     )
 
 
@@ -508,18 +527,25 @@ def _decide(
     workload: Workload, trigger: Trigger, image: TagImage, record: dict[str, Rollout], rules: TriggerRules
 ) -> Decision | None:
     container = trigger.container
-    is_same = _is_same_image(container.image, image)
-    if _served(workload, container, record) != image.event:
+    is_same = is_same_image(container.image, image)
+    if served_event(workload, container, record) != image.event:
         return Acknowledge(trigger, image) if is_same else Roll(trigger, image, "tag moved")
     if is_same:
         return None
-    # Who changes a field becomes its one owner. Several own it only where all of them want what it holds: a manifest
-    # among them names the image, whoever wrote last.
-    if any(writer.operation == "Apply" or writer.manager in rules.manifest_managers for writer in container.writers):
+    if is_from_manifest(container, rules):
         return Roll(trigger, image, "manifest applied again")
     if rules.drift is Drift.ENFORCE:
         return Roll(trigger, image, "drift enforced")
     return Hold(trigger, image, (container.writers and container.writers[0].manager) or "somebody unknown")
+
+
+def is_from_manifest(container: Container, rules: TriggerRules) -> bool:
+    """Whether a manifest names the container's image; in doubt a hand does.
+
+    Who changes a field becomes its one owner. Several own it only where all of them want what it holds: a manifest
+    among them names the image, whoever wrote last.
+    """
+    return any(writer.operation == "Apply" or writer.manager in rules.manifest_managers for writer in container.writers)
 
 
 def _refused(image: TagImage, policy: Policy) -> str | None:
@@ -528,7 +554,7 @@ def _refused(image: TagImage, policy: Policy) -> str | None:
     return f"has {image.pull_spec}: {refused.message}" if refused else None
 
 
-def _is_same_image(current: str, wanted: TagImage) -> bool:
+def is_same_image(current: str, wanted: TagImage) -> bool:
     """Whether a container has the image already: an equal digest under another pull spec (a mirror, the internal
     registry) never rolls by itself.
     """
@@ -542,12 +568,14 @@ def _is_same_image(current: str, wanted: TagImage) -> bool:
         return False
 
 
-def _served(workload: Workload, container: Container, record: dict[str, Rollout]) -> str:
-    """The tag event that the container was last given. A label that came with a copied manifest is no proof: its record
-    names another object's uid.
+def served_event(workload: Workload, container: Container, record: Mapping[str, Rollout] | None = None) -> str:
+    """The tag event that the container was last given, by the object's label and its `record` (which is read where it
+    is not given); empty for none.
+
+    A label that came with a copied manifest is no proof: its record is of another object.
     """
-    rollout = record.get(container.path)
-    if rollout is not None and rollout.uid != workload.uid:
+    rollout = (read_record(workload) if record is None else record).get(container.path)
+    if rollout is not None and not rollout.is_of(workload):
         return ""
     return (workload.labels or {}).get(SERVED_LABEL + container.name, "")
 
@@ -556,13 +584,31 @@ def _served(workload: Workload, container: Container, record: dict[str, Rollout]
 
 
 class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry of the record: who was given what, when (RFC 3339, UTC) and why."""
+    """One entry of the record: who was given what, when (RFC 3339, UTC) and why.
+
+    It names the object by its uid; an entry that was written while the object was being created, and had none yet, by
+    `name`, as namespace/name.
+    """
 
     tag: str = ""
     image: str = ""
     uid: str = ""
     at: str = ""
     why: str = ""
+    name: str = ""
+
+    @classmethod
+    def of(cls, write: Roll | Acknowledge, workload: Workload, now: datetime) -> Rollout:
+        """The entry about a write."""
+        why = write.why if isinstance(write, Roll) else "already there"
+        image = write.image.pull_spec if isinstance(write, Roll) else write.trigger.container.image
+        at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        name = "" if workload.uid else str(workload.key)
+        return cls(str(write.trigger.istag), image, workload.uid, at, why, name)
+
+    def is_of(self, workload: Workload) -> bool:
+        """Whether the entry is about this object, and did not come with another's manifest."""
+        return self.uid == workload.uid if self.uid else self.name == str(workload.key)
 
 
 _decode_record = msgspec.json.Decoder(dict[str, Rollout])
@@ -592,11 +638,11 @@ def patch_of(workload: Workload, plan: RolloutPlan, now: datetime) -> bytes | No
         return None
     operations: list[dict[str, object]] = [_test("/metadata/uid", workload.uid)]
     for annotation in (TRIGGERS_ANNOTATION, FOLLOW_ANNOTATION):
-        path = f"/metadata/annotations/{_escape(annotation)}"
+        path = pointer("metadata", "annotations", annotation)
         operations.append(_test(path, workload.annotations.get(annotation)))
     for write in writes:
         container = write.trigger.container
-        path = "/" + "/".join((*workload.kind.pod_spec, container.list_name, str(container.index)))
+        path = pointer(*workload.kind.pod_spec, container.list_name, str(container.index))
         operations += [_test(f"{path}/name", container.name), _test(f"{path}/image", container.image)]
         if isinstance(write, Roll):
             operations.append({"op": "replace", "path": f"{path}/image", "value": write.image.pull_spec})
@@ -604,12 +650,17 @@ def patch_of(workload: Workload, plan: RolloutPlan, now: datetime) -> bytes | No
         operations += [_test("/metadata/labels", None), {"op": "add", "path": "/metadata/labels", "value": {}}]
     for write in writes:
         label = SERVED_LABEL + write.trigger.container.name
-        path = f"/metadata/labels/{_escape(label)}"
+        path = pointer("metadata", "labels", label)
         operations += [
             _test(path, (workload.labels or {}).get(label)),
             {"op": "add", "path": path, "value": write.image.event},
         ]
-    path = f"/metadata/annotations/{_escape(ROLLOUTS_ANNOTATION)}"
+    written = {SERVED_LABEL + write.trigger.container.name for write in writes}
+    for label, value in disproved_labels(workload).items():
+        if label not in written:
+            path = pointer("metadata", "labels", label)
+            operations += [_test(path, value), {"op": "remove", "path": path}]
+    path = pointer("metadata", "annotations", ROLLOUTS_ANNOTATION)
     operations += [
         _test(path, workload.annotations.get(ROLLOUTS_ANNOTATION)),
         {"op": "add", "path": path, "value": _next_record(workload, writes, now)},
@@ -618,18 +669,30 @@ def patch_of(workload: Workload, plan: RolloutPlan, now: datetime) -> bytes | No
 
 
 def _next_record(workload: Workload, writes: Iterable[Roll | Acknowledge], now: datetime) -> str:
+    new = {write.trigger.container.path: Rollout.of(write, workload, now) for write in writes}
+    return encode_record({**own_record(workload), **new})
+
+
+def disproved_labels(workload: Workload) -> dict[str, str]:
+    """Labels of ours that came with another object's manifest: they must go with its record, which alone tells so."""
+    foreign = {path for path, rollout in read_record(workload).items() if not rollout.is_of(workload)}
+    names = {SERVED_LABEL + container.name for container in workload.containers if container.path in foreign}
+    return {label: value for label, value in (workload.labels or {}).items() if label in names}
+
+
+def own_record(workload: Workload) -> dict[str, Rollout]:
+    """What the record says of this object and of containers that it has; by uid, where the object has one."""
     paths = {container.path for container in workload.containers}
-    record = {
-        path: rollout
+    uid, name = workload.uid, "" if workload.uid else str(workload.key)
+    return {
+        path: msgspec.structs.replace(rollout, uid=uid, name=name)
         for path, rollout in read_record(workload).items()
-        if path in paths and rollout.uid == workload.uid
+        if path in paths and rollout.is_of(workload)
     }
-    for write in writes:
-        why = write.why if isinstance(write, Roll) else "already there"
-        image = write.image.pull_spec if isinstance(write, Roll) else write.trigger.container.image
-        record[write.trigger.container.path] = Rollout(
-            str(write.trigger.istag), image, workload.uid, now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), why
-        )
+
+
+def encode_record(record: Mapping[str, Rollout]) -> str:
+    """The annotation's text, always the same for the same record."""
     return msgspec.json.encode(record, order="sorted").decode()
 
 
@@ -656,5 +719,6 @@ def _test(path: str, value: str | None) -> dict[str, object]:
     return {"op": "test", "path": path, "value": value}
 
 
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
+def pointer(*keys: str) -> str:
+    """The JSON pointer (RFC 6901) to what these keys lead to."""
+    return "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)

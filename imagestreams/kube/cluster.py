@@ -156,6 +156,21 @@ class _ApiService(msgspec.Struct, frozen=True):
     spec: _ApiServiceSpec
 
 
+class _UserInfo(msgspec.Struct, frozen=True):
+    username: str
+
+
+class _SelfStatus(msgspec.Struct, frozen=True, rename="camel"):
+    user_info: _UserInfo
+
+
+class _SelfReview(msgspec.Struct, frozen=True):
+    status: _SelfStatus
+
+
+_SELF = msgspec.json.Decoder(_SelfReview)
+
+
 class Cluster:
     """One API server. Make it with `connect`, end it with `close`.
 
@@ -339,6 +354,13 @@ class Cluster:
         except NotFound:
             return False
         return decoded(msgspec.json.Decoder(_ApiService), body, "apiservices").spec.service is not None
+
+    async def whoami(self) -> str:
+        """The user name by which the API server knows us."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        path = api_path("authentication.k8s.io/v1", "selfsubjectreviews")
+        answer = decoded(_SELF, await self.post(path, msgspec.json.encode(review)), "selfsubjectreviews")
+        return answer.status.user_info.username
 
     @contextlib.asynccontextmanager
     async def _answer(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -74,6 +74,7 @@ def test_the_controller_may_do_this_and_no_more(group):
         f"get,list,watch {group}/imagestreams",
         f"patch {group}/imagestreams/status",
         f"get apiregistration.k8s.io/apiservices ['v1.{group}']",
+        f"get,list,watch,update,patch,delete {group}/imagestreamimports",
         "list,watch /secrets",
         "get,list,watch,patch apps/deployments",
         "create authorization.k8s.io/subjectaccessreviews",
@@ -98,6 +99,7 @@ def test_users_roles_hold_no_status_and_view_no_layers(group):
     assert rules(view) == {f"get,list,watch {group}/imagestreams"}
     assert rules(edit) == {
         f"create,update,patch,delete {group}/imagestreams",
+        f"create,get,list,watch,delete {group}/imagestreamimports",
         f"get,update {group}/imagestreams/layers",
     }
     assert [key for key in view["metadata"]["labels"] if "aggregate-to" in key] == [

@@ -26,16 +26,19 @@ from imagestreams.core.trigger import (
     Drift,
     Hold,
     Roll,
+    Rollout,
     RolloutPlan,
     TriggerRules,
     Unresolved,
     Workload,
     Writer,
     decode_workload,
+    encode_record,
     has_triggers,
     parse_triggers,
     patch_of,
     plan_rollout,
+    pointer,
     read_record,
     release_patch_of,
 )
@@ -115,6 +118,25 @@ def test_who_wrote_an_image(owners: list[Json], writers: list[Writer]):
 def test_a_malformed_workload_is_refused(body: bytes):
     with pytest.raises(MalformedObject, match="Deployment"):
         decode_workload(DEPLOYMENT, body)
+
+
+def test_a_workload_that_is_not_stored_yet_may_have_no_name():
+    found = read({"metadata": {"generateName": "shop-", "namespace": "team"}})
+    assert (found.key, found.uid) == (ObjectKey("team", ""), "")
+
+
+@pytest.mark.parametrize(
+    ("owners", "is_controlled"),
+    [
+        pytest.param(None, False, id="nobody"),
+        pytest.param([{"name": "x"}, {"name": "y", "controller": False}], False, id="owners"),
+        pytest.param([{"name": "x", "controller": True}], True, id="a controller"),
+    ],
+)
+def test_who_controls_a_workload(owners: list[Json] | None, is_controlled: bool):
+    body = deployment()
+    body["metadata"]["ownerReferences"] = owners
+    assert read(body).is_controlled == is_controlled
 
 
 def test_a_workload_without_a_pod_has_no_containers():
@@ -385,9 +407,12 @@ TEXT = TagImage("quay.io/acme/app:stable", "", "event-t")
 MIRRORED_A = f"mirror.example/app@{digest('a')}"
 
 
-def record(image: str = pinned("a"), uid: str = "uid-w", path: str = "containers[web]") -> dict[str, str]:
+def record(
+    image: str = pinned("a"), uid: str = "uid-w", path: str = "containers[web]", name: str = ""
+) -> dict[str, str]:
     """Our annotation about the last rollout."""
-    rollout = {"tag": str(ISTAG), "image": image, "uid": uid, "at": "2026-03-01T10:00:00Z", "why": "tag moved"}
+    at = "2026-03-01T10:00:00Z"
+    rollout = {"tag": str(ISTAG), "image": image, "uid": uid, "at": at, "why": "tag moved", "name": name}
     return {ROLLOUTS_ANNOTATION: json.dumps({path: rollout})}
 
 
@@ -529,6 +554,10 @@ def test_a_hold_ends_when_the_tag_moves_or_the_label_is_removed():
         pytest.param(record(path="containers[log]"), "hold: kubectl-rollout", id="of another container"),
         pytest.param(record(uid="uid-of-the-original"), "roll: tag moved", id="a copy: the record is another object's"),
         pytest.param(record(uid=""), "roll: tag moved", id="a record without an object"),
+        pytest.param(record(uid="", name="team/shop"), "hold: kubectl-rollout", id="from its creation"),
+        pytest.param(record(uid="", name="team/copied"), "roll: tag moved", id="a copy: another name"),
+        pytest.param(record(uid="", name="other/shop"), "roll: tag moved", id="a copy: another namespace"),
+        pytest.param(record(uid="other", name="team/shop"), "roll: tag moved", id="the uid counts, if there is one"),
     ],
 )
 def test_a_label_counts_unless_it_came_with_a_copied_manifest(rollouts: dict[str, str], decision: str):
@@ -671,6 +700,48 @@ def test_the_record_keeps_what_is_still_true():
     assert read_record(read(written(body, IMAGE_B))).keys() == {"containers[web]", "containers[log]"}
 
 
+def test_a_label_goes_with_the_record_that_disproves_it():
+    """Else it would be believed as soon as the record is written anew."""
+    rollouts = json.loads(record(path="containers[log]", uid="another")[ROLLOUTS_ANNOTATION])
+    body = deployment(
+        follow="web=app:latest, log=fluent:2",
+        containers={"web": "app:1", "log": "log:hand", "own": "own:1"},
+        labels={f"{SERVED_LABEL}log": "event-b", f"{SERVED_LABEL}own": "x", "app": "shop"},
+        annotations={ROLLOUTS_ANNOTATION: json.dumps(rollouts)},
+    )
+    patch = patch_of(read(body), plan_rollout(read(body), {ISTAG: IMAGE_A}.get, RULES), NOW)
+    assert patch is not None
+    after = patched(body, patch)
+    assert after["metadata"]["labels"] == {LABEL: "event-a", f"{SERVED_LABEL}own": "x", "app": "shop"}
+    tags = {ISTAG: IMAGE_A, Istag("team", "fluent", "2"): IMAGE_B}
+    assert [_words(each) for each in plan_rollout(read(after), tags.get, RULES).decisions] == ["roll: tag moved"]
+    after["metadata"]["labels"][f"{SERVED_LABEL}log"] = "event-b"
+    assert _words(plan_rollout(read(after), tags.get, RULES).decisions[0]).startswith("hold"), "what it prevents"
+    body["metadata"]["labels"][f"{SERVED_LABEL}log"] = "event-x"
+    with pytest.raises(PatchFailedError):
+        patched(body, patch)
+
+
+def test_an_entry_from_the_creation_is_made_complete():
+    rollouts = json.loads(record(path="containers[log]", uid="", name="team/shop")[ROLLOUTS_ANNOTATION])
+    body = deployment(
+        follow="web=app:latest",
+        containers={"web": "app:1", "log": "x:1"},
+        annotations={ROLLOUTS_ANNOTATION: json.dumps(rollouts)},
+    )
+    assert {entry.uid for entry in read_record(read(written(body, IMAGE_B))).values()} == {"uid-w"}
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=20), st.builds(Rollout, *[st.text(max_size=20)] * 5, name=st.text(max_size=9)), max_size=3
+    )
+)
+def test_a_record_is_read_as_it_was_written(entries: dict[str, Rollout]):
+    body = deployment(annotations={ROLLOUTS_ANNOTATION: encode_record(entries)})
+    assert read_record(read(body)) == entries
+
+
 @pytest.mark.parametrize(
     "latest",
     [
@@ -764,6 +835,12 @@ def test_keys_are_escaped():
     assert "/metadata/labels/served.imagestreams.dev~1web" in paths
     assert "/metadata/annotations/imagestreams.dev~1rollouts" in paths
     assert "/metadata/annotations/image.openshift.io~1triggers" in paths
+
+
+@given(st.lists(st.text(max_size=5), max_size=3))
+def test_a_pointer_leads_to_what_it_was_made_of(keys: list[str]):
+    parts = pointer(*keys).split("/")[1:]
+    assert [part.replace("~1", "/").replace("~0", "~") for part in parts] == keys
 
 
 # --- giving the field back --------------------------------------------------------------------------------------------

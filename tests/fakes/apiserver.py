@@ -258,6 +258,7 @@ class FakeApiServer:
     ) -> None:
         self.requests: list[Seen] = []
         self.allows: Callable[[Object], bool] = lambda _: True
+        self.username = "system:serviceaccount:imagestreams-system:imagestreams"
         self.gone_by_status = False
         self.open_watches = 0
         self.tokens = set(tokens)
@@ -484,6 +485,8 @@ class FakeApiServer:
         if path == "apis/authorization.k8s.io/v1/subjectaccessreviews" and request.method == "POST":
             review = _decoded(seen.body)
             return _json({**review, "status": {"allowed": self.allows(review["spec"])}}, 201)
+        if path == "apis/authentication.k8s.io/v1/selfsubjectreviews" and request.method == "POST":
+            return _json({**_decoded(seen.body), "status": {"userInfo": {"username": self.username}}}, 201)
         group_version = path.removeprefix("apis/").removeprefix("api/")
         served = [each for (known, _), each in self._resources.items() if known == group_version]
         if not served or request.method != "GET":

@@ -73,7 +73,7 @@ class Time:
 
     async def settle(self, sleepers: int) -> None:
         """Wait until exactly that many are asleep."""
-        await until(lambda: len(self._asleep) == sleepers)
+        await until(lambda: sum(not waking.done() for waking in self._asleep) == len(self._asleep) == sleepers)
 
     async def run(self, seconds: float, *, sleepers: int) -> None:
         """Let so much time pass."""
