@@ -6,20 +6,25 @@ It runs with a service account's token and just the rights that `config/rbac` gi
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
+import tempfile
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+import yaml
 
 from dev.process import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from dev.control_plane import ControlPlane
 
+_ROOT = Path(__file__).parents[1]
 NAMESPACE = "imagestreams-system"
 SERVICE_ACCOUNT = "imagestreams"
 
@@ -117,12 +122,45 @@ class Controller:
         self.stop()
 
 
+def install_webhooks(plane: ControlPlane, *, port: int) -> Path:
+    """Apply `config/default` with `config/webhook`, the webhooks called at a port of this machine.
+
+    Returns a kubeconfig with the rights of the controller's service account. The controller that is to answer them
+    needs `webhook_flags`.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        for source in ("config", "crds"):
+            shutil.copytree(_ROOT / source, folder / source)
+        overlay = folder / "config" / "local"
+        overlay.mkdir()
+        (overlay / "kustomization.yaml").write_text("resources: [../default]\ncomponents: [../webhook]\n")
+        objects = list(yaml.safe_load_all(plane.kubectl("kustomize", str(overlay)).stdout))
+        for value in objects:
+            if value["kind"] == "MutatingWebhookConfiguration":
+                for webhook in value["webhooks"]:
+                    door = webhook["name"].partition(".")[0]
+                    webhook["clientConfig"] = {"url": f"https://127.0.0.1:{port}/admit/{door}"}
+        (folder / "all.yaml").write_text(yaml.safe_dump_all(objects))
+        plane.kubectl("apply", "--server-side", "-f", str(folder / "all.yaml"))
+    return _ready(plane)
+
+
+def webhook_flags(port: int) -> tuple[str, ...]:
+    """What the controller that `install_webhooks` is for is started with."""
+    return (f"--webhook-address=127.0.0.1:{port}", "--webhook-name=127.0.0.1")
+
+
 def install(plane: ControlPlane, *, kustomization: Path) -> Path:
     """Apply what is shipped, but for the controller's own Deployment, whose image no node here could run.
 
     Returns a kubeconfig with the rights of the controller's service account.
     """
     plane.kubectl("apply", "--server-side", "-k", str(kustomization))
+    return _ready(plane)
+
+
+def _ready(plane: ControlPlane) -> Path:
     plane.kubectl("delete", "deployment", "imagestreams", "--namespace", NAMESPACE)
     plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     return plane.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)

@@ -13,23 +13,23 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import structlog
 import uvloop
 
 from imagestreams import logs, metrics
+from imagestreams.access import RegistryAccess
 from imagestreams.controllers.images import AGAIN, ImageKey, ImageLimits, ImageReconciler
 from imagestreams.controllers.imagestream import ImageStreamReconciler, denied_tags, event_of
+from imagestreams.controllers.imagestreamimport import Disturbed, ImageStreamImportReconciler, KeysUnknown
 from imagestreams.controllers.schedule import Chore, Schedule, start_clock
 from imagestreams.controllers.trigger import Changed, Refused, TriggerReconciler, WorkloadKey
 from imagestreams.controllers.workqueue import Reconcile, WorkQueue
-from imagestreams.core.keychain import Entry, InstallWide
 from imagestreams.core.merging import Transition
-from imagestreams.core.policy import places_for, rule_of
-from imagestreams.core.registries import policy_of
+from imagestreams.core.policy import places_for
 from imagestreams.core.stream import ImageStream, ObjectKey, Status
 from imagestreams.core.trigger import KINDS, Workload, WorkloadKind
 from imagestreams.imports import Importer
@@ -37,26 +37,26 @@ from imagestreams.kube.cluster import ApiError, Cluster, ConfigurationError
 from imagestreams.kube.events import EventRecorder, EventType, Involved
 from imagestreams.kube.images import ImageObjects
 from imagestreams.kube.imagestreams import ImageStreams, ObjectTooLarge
+from imagestreams.kube.imports import ImageStreamImports, ImportRequest, RequestMetadata
 from imagestreams.kube.lease import Leadership
-from imagestreams.kube.registries import RegistrySources, SourceName
-from imagestreams.kube.secrets import Credentials, InstallSecret
 from imagestreams.kube.watch import OnChange, Reflector
 from imagestreams.kube.workloads import WorkloadObject, Workloads
-from imagestreams.registry.client import RegistryClient
-from imagestreams.registry.lanes import Lanes, Limits
-from imagestreams.registry.quota import Quota
-from imagestreams.registry.transport import Reach
-from imagestreams.rules import base_policy_of, import_rules_of, timeouts_of, trigger_rules_of
+from imagestreams.requests import ImportRequests, RequestKey
+from imagestreams.rules import import_rules_of, trigger_rules_of
 from imagestreams.server import http
-from imagestreams.settings import Settings
+from imagestreams.settings import HostPort, Settings
+
+if TYPE_CHECKING:
+    from imagestreams.webhooks import Webhooks
 
 log = structlog.get_logger(__name__)
 
 # In seconds.
 _GROUP_RETRY = 5.0
 _LOOK_AGAIN = 60.0  # at a tag of another namespace that must not be pulled yet
-_CREDENTIALS_PATIENCE = 10.0  # with the first list of pull secrets; without it they are read for each namespace
 _FIRST_ROUND = 600.0  # that the rounds after winning the lease may take before one that fails counts no longer
+
+_REQUEST_WORKERS = 16  # more than requests that may wait for registries, so that the others find one
 
 
 def run(settings: Settings) -> int:
@@ -123,36 +123,42 @@ class Controller:
         self._recorder = EventRecorder(cluster, clock=clock, on_drop=metrics.events_dropped.inc)
         self._streams = self._api.reflector(self._stream_changed)
         self._watched: dict[WorkloadKind, Reflector[WorkloadObject]] = {
-            kind: self._workloads.reflector(kind, self._workload_changed(kind)) for kind in KINDS
+            kind: self._workloads.reflector(kind, self._workload_changed(kind))
+            for kind in (() if settings.webhooks_only else KINDS)
         }
+        self._imports = ImageStreamImports(cluster, settings.api_group)
+        self._import_requests = self._imports.reflector(self._import_changed)
         self._images = (
-            ImageObjects(cluster, settings.api_group, on_count=metrics.images.set) if settings.image_objects else None
+            ImageObjects(cluster, settings.api_group, on_count=metrics.images.set)
+            if settings.image_objects and not settings.webhooks_only
+            else None
         )
-        self._credentials = Credentials(
+        self._access = RegistryAccess(
             cluster,
-            is_linked=settings.pull_secrets == "linked",
-            install=_install_secret_of(settings),
-            on_malformed=self._malformed_secret,
-            on_change=self._secrets_changed,
+            settings,
+            clock=clock,
+            recorder=self._recorder,
+            on_answers=self._answered,
+            on_policy=self._policy_changed,
+            on_secrets=self._secrets_changed,
+            on_quota=self._quota_said,
         )
-        self._base_policy = self._policy = base_policy_of(settings, api_server=cluster.url)
-        self._registries = RegistrySources(
-            cluster,
-            settings.lease_namespace,
-            settings.registries_configmap,
-            on_change=self._registries_changed,
-            on_problem=self._registries_problem,
-            registries_file=settings.registries_file,
-            local_registry_hosting=settings.local_registry_hosting,
-            mirror_sets=settings.mirror_sets,
+        self._requests = ImportRequests(
+            lanes=self._access.lanes,
+            credentials=self._access.credentials_of,
+            rules=lambda: import_rules_of(settings, self._access.policy),
+            clock=clock,
+            streams=self._streams.store.get,
         )
-        expected = (ApiError, Changed, ObjectTooLarge, Refused)
+        expected = (ApiError, Changed, Disturbed, KeysUnknown, ObjectTooLarge, Refused)
         self._stream_queue: WorkQueue[ObjectKey] = WorkQueue("imagestream", expected=expected)
         self._workload_queue: WorkQueue[WorkloadKey] = WorkQueue("workload", expected=expected)
         self._image_queue: WorkQueue[ImageKey] = WorkQueue("image", expected=expected)
+        self._import_queue: WorkQueue[ObjectKey] = WorkQueue("import", expected=expected)
         self._schedule: Schedule[ObjectKey] = Schedule(self._stream_queue.add, clock=clock)
         # In the controller's own namespace a mistake could end the controller itself.
         self._excluded = frozenset({*settings.excluded_namespaces, settings.lease_namespace})
+        self._webhooks = self._new_webhooks(settings.webhook_address) if settings.webhook_address else None
         self._is_our_group = asyncio.Event()
         self._unplanned: set[ObjectKey] = set()  # streams that were not reconciled since the lease was won
         self._watermark: datetime | None = None
@@ -171,49 +177,90 @@ class Controller:
             watermark=self._present_watermark,
         )
 
+    def _new_webhooks(self, address: HostPort) -> Webhooks:
+        from imagestreams.webhooks import Webhooks  # noqa: PLC0415  # 8 MB that only those need who serve any
+
+        return Webhooks(
+            self._cluster,
+            self._settings,
+            address,
+            access=self._access,
+            streams=self._streams,
+            workloads=self._workloads,
+            imports=self._imports,
+            requests=self._requests,
+            recorder=self._recorder,
+            excluded=self._excluded,
+            clock=self._clock,
+        )
+
     async def run(self, stop: asyncio.Event) -> None:
         """Serve and, when leading, work, until `stop` is set; then finish or abandon within the grace time."""
-        settings = self._settings
-        app = http.application(("caches", "api-server", "registries", "pull-secrets"), self.problems)
-        try:
-            server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
-        except OSError as error:
-            raise CannotListen(f"http-address {settings.http_address}: {error}; set another, or port 0") from error
-        log.info("serving", address=f"{settings.http_address.host or '0.0.0.0'}:{port}", observe=settings.observe)  # noqa: S104 - shown, not bound
-        background: list[asyncio.Task[None]] = [
-            asyncio.create_task(runner, name=name)
-            for name, runner in (
-                ("group", self._watch_group()),
-                ("streams", self._streams.run()),
-                *((kind.resource, reflector.run()) for kind, reflector in self._watched.items()),
-                ("secrets", self._credentials.run()),
-                ("registries", self._registries.run()),
-                *((("images", self._images.run()),) if self._images else ()),
-                ("events", self._recorder.run()),
-                ("leadership", self._leadership.lead(self._work)),
-            )
-        ]
+        server = await self._serve()
+        background = [asyncio.create_task(runner, name=name) for name, runner in self._background().items()]
+        leading = [] if self._settings.webhooks_only else [asyncio.create_task(self._lead(), name="leadership")]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            done, _ = await asyncio.wait([*background, stopping], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([*background, *leading, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()
                 raise RuntimeError(f"{task.get_name()} ended")
         finally:
             stopping.cancel()
-            await self._end(background, server)
+            await self._end(background, leading, server)
 
-    async def _end(self, background: list[asyncio.Task[None]], server: http.Runner) -> None:
-        """First the work and its lease, so that another replica takes over; then Events that wait; then the rest."""
-        *watching, recording, leading = background
+    async def _serve(self) -> http.Runner:
+        """Listen for everything that is served. Raises CannotListen."""
+        settings = self._settings
+        app = http.application(("caches", "api-server", *(name for name, _ in self._conditions())), self.problems)
+        try:
+            server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
+        except OSError as error:
+            raise CannotListen(f"http-address {settings.http_address}: {error}; set another, or port 0") from error
+        log.info("serving", address=f"{settings.http_address.host or '0.0.0.0'}:{port}", observe=settings.observe)  # noqa: S104 - shown, not bound
+        if self._webhooks is not None:
+            try:
+                port = await self._webhooks.start()
+            except OSError as error:
+                await server.cleanup()
+                raise CannotListen(f"webhook-address {settings.webhook_address}: {error}; set another") from error
+            log.info("serving webhooks", port=port)
+        return server
+
+    def _background(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What runs as long as the process does, by name."""
+        tasks: dict[str, Coroutine[Any, Any, None]] = {"group": self._watch_group(), "streams": self._streams.run()}
+        tasks |= {kind.resource: reflector.run() for kind, reflector in self._watched.items()}
+        tasks |= self._access.tasks()
+        if self._images is not None:
+            tasks["images"] = self._images.run()
+        if not self._settings.webhooks_only:
+            tasks["imports"] = self._import_requests.run()
+        if self._webhooks is not None:
+            tasks |= self._webhooks.tasks()
+        return tasks | {"events": self._recorder.run()}
+
+    async def _lead(self) -> None:
+        await self._leadership.lead(self._work)
+
+    async def _end(
+        self, background: list[asyncio.Task[None]], leading: list[asyncio.Task[None]], server: http.Runner
+    ) -> None:
+        """First the work and its lease, so that another replica takes over; the calls of webhooks that are under way;
+        then Events that wait; then the rest.
+        """
         grace = self._settings.shutdown_grace.total_seconds()
+        closing = asyncio.create_task(self._webhooks.close(), name="webhooks") if self._webhooks else None
         try:
             async with asyncio.timeout(grace):
-                await _cancelled(leading)
+                await _cancelled(*leading)
                 await self._recorder.flush()
         except TimeoutError:
             log.warning("not everything could be finished in time", seconds=grace)
-        await _cancelled(*watching, recording, leading)
+        if closing is not None:
+            await closing  # it has a limit of its own: what API servers wait for an answer
+        await _cancelled(*background, *leading)
+        await self._access.close()
         await server.cleanup()
 
     async def _watch_group(self) -> None:
@@ -240,40 +287,19 @@ class Controller:
         await self._is_our_group.wait()
         for reflector in self._watched.values():
             await reflector.store.synced.wait()
-        await self._registries_read()
-        await self._credentials_known()
+        await self._access.wait_until_known()
         # Another process has written until now. A watch that lags would show us yesterday's digests, and roll back to
         # them; from here on we are the only writer, and keep what we write.
         await self._streams.relist()
         self._leading_since = self._clock()
         self._unplanned = {ObjectKey(*key) for key in self._streams.store}
-        quota = Quota(self._clock, lambda host: rule_of(self._policy, host), self._note_quota)
-        client = RegistryClient(
-            Reach.of(lambda: self._policy),
-            clock=self._clock,
-            timeouts=timeouts_of(self._settings),
-            quota=quota,
-            on_request=_count_registry_request,
-        )
-        lanes: Lanes[Any] = Lanes(
-            client.answer,
-            clock=self._clock,
-            ready=self._answered,
-            quota=quota,
-            limits=Limits(
-                concurrency=self._settings.lane_concurrency,
-                lanes=self._settings.max_lanes,
-                settle=self._settings.settle.total_seconds(),
-            ),
-            on_throttle=_count_throttle,
-        )
         importer = self._importer = Importer(
-            lanes=lanes,
-            credentials=self._credentials_of,
+            lanes=self._access.lanes,
+            credentials=self._access.credentials_of,
             publish=self._publish,
             announce=self._announce_stream,
             clock=self._clock,
-            rules=import_rules_of(self._settings, self._policy),
+            rules=import_rules_of(self._settings, self._access.policy),
             watermark=watermark,
             streams=self._streams.store.get,
             may_pull=self._workloads.may_pull,
@@ -287,20 +313,22 @@ class Controller:
             streams=self._streams.store,
             announce=self._announce_workload,
             clock=self._clock,
-            rules=trigger_rules_of(self._settings, self._policy),
+            rules=trigger_rules_of(self._settings, self._access.policy),
             is_observing=self._settings.observe,
             later=lambda key: self._workload_queue.add_later(key, _LOOK_AGAIN),
         )
-        describer = self._describer = self._new_describer(lanes)
-        clock = start_clock(self._schedule, self._chores(importer, describer))
+        describer = self._describer = self._new_describer()
+        requests = self._new_request_reconciler(importer)
+        clock = start_clock(self._schedule, {requests.sweep: 60, **self._chores(importer, describer)})
         metrics.leader.set(1)
         log.info("working", identity=self._identity, watermark=watermark and watermark.isoformat())
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(lanes.run(), name="lanes")
                 for _ in range(self._settings.workers):
                     tasks.create_task(self._stream_queue.work(self._reconcile_stream(streams)))
                     tasks.create_task(self._workload_queue.work(triggers.reconcile))
+                for _ in range(_REQUEST_WORKERS):
+                    tasks.create_task(self._import_queue.work(requests.reconcile))
                 if describer is not None:
                     tasks.create_task(self._image_queue.work(describer.reconcile))
                 self._enqueue_everything()
@@ -313,42 +341,48 @@ class Controller:
             self._stream_queue.clear()
             self._workload_queue.clear()
             self._image_queue.clear()
+            self._import_queue.clear()
             self._schedule.clear()
+            importer.close()
+            if describer is not None:
+                describer.close()
             metrics.overdue.clear()
-            metrics.registry_quota.clear()
-            await client.close()
+            metrics.held.clear()
 
-    async def _registries_read(self) -> None:
-        """Wait until it is known what an administrator says of registries: what cannot be read may forbid some."""
-        await self._registries.synced.wait()
-        self._registries.reload_file()  # it may have been edited a moment ago
-        if self._registries.unread:
-            log.warning("nothing is imported yet", reason=self._registries.obstacle)
-        await self._registries.wait_until_read()
-
-    async def _credentials_known(self) -> None:
-        """Wait a while for the pull secrets to be known, lest the first round of each stream reads them by itself."""
-        try:
-            async with asyncio.timeout(_CREDENTIALS_PATIENCE):
-                await self._credentials.synced()
-        except TimeoutError:
-            log.warning("pull secrets are not known yet, and read when needed", seconds=_CREDENTIALS_PATIENCE)
-
-    def _new_describer(self, lanes: Lanes[Any]) -> ImageReconciler | None:
+    def _new_describer(self) -> ImageReconciler | None:
         if self._images is None:
             return None
         settings = self._settings
         return ImageReconciler(
             streams=self._streams,
             images=self._images,
-            lanes=lanes,
-            places=lambda reference, insecure: places_for(self._policy, reference, insecure=insecure),
-            credentials=self._credentials_of,
+            lanes=self._access.lanes,
+            places=lambda reference, insecure: places_for(self._access.policy, reference, insecure=insecure),
+            credentials=self._access.credentials_of,
             announce=self._announce_on_stream,
             enqueue=self._image_queue.add,
             later=self._image_queue.add_later,
             clock=self._clock,
             limits=ImageLimits(settings.image_object_budget, settings.image_object_grace),
+        )
+
+    def _new_request_reconciler(self, importer: Importer) -> ImageStreamImportReconciler:
+        def hint(key: ObjectKey, tags: frozenset[str], since: datetime) -> None:
+            importer.foresee(key, tags, since)
+            self._stream_queue.add(key, tags)
+
+        return ImageStreamImportReconciler(
+            watched=self._import_requests.store,
+            api=self._imports,
+            requests=self._requests,
+            keys=self._webhooks.stamp_keys if self._webhooks else tuple,
+            adopt=self._streams.adopt,
+            hint=hint,
+            announce=self._announce_request,
+            enqueue=self._import_queue.add,
+            group=self._settings.api_group,
+            clock=self._clock,
+            ttl=self._settings.import_ttl,
         )
 
     def _chores(self, importer: Importer, describer: ImageReconciler | None) -> dict[Chore, int]:
@@ -364,18 +398,19 @@ class Controller:
             chores[describer.sweep] = 60
         return chores
 
-    def _credentials_of(self, stream: ImageStream) -> Awaitable[tuple[Entry, ...]]:
-        return self._credentials.entries(stream.metadata.namespace, stream.pull_secrets)
-
-    def _answered(self, key: ObjectKey | ImageKey) -> None:
+    def _answered(self, key: ObjectKey | ImageKey | RequestKey) -> None:
         """The lanes have answers for the key."""
-        if isinstance(key, ImageKey):
-            self._image_queue.add(key)
-        else:
-            self._stream_queue.add(key)
+        match key:
+            case ImageKey():
+                self._image_queue.add(key)
+            case RequestKey():
+                self._requests.ready(key)
+            case ObjectKey():
+                self._stream_queue.add(key)
+            case _:
+                assert_never(key)
 
-    def _note_quota(self, host: str, account: str, remaining: int) -> None:
-        metrics.registry_quota.labels(metrics.registry_label(host), account).set(remaining)
+    def _quota_said(self, host: str, account: str, remaining: int) -> None:
         if self._describer is not None:
             self._describer.heed(host, account, remaining)
 
@@ -387,6 +422,8 @@ class Controller:
         for kind, reflector in self._watched.items():
             for key, workload in reflector.store.items():
                 self._add_workload(kind, key, workload)
+        for key in self._import_requests.store:
+            self._import_queue.add(ObjectKey(*key))
 
     def _reconcile_stream(self, reconciler: ImageStreamReconciler) -> Reconcile[ObjectKey]:
         async def reconcile(key: ObjectKey, hints: frozenset[str]) -> None:
@@ -450,6 +487,10 @@ class Controller:
         ):
             self._workload_queue.add(target)
 
+    def _import_changed(self, key: tuple[str, str], _: ImportRequest | None, __: ImportRequest | None) -> None:
+        if self._importer is not None:
+            self._import_queue.add(ObjectKey(*key))
+
     def _secrets_changed(self, namespace: str | None) -> None:
         """A pull secret came, went or changed, the installation's where no namespace is named: what failed for want of
         one is tried again.
@@ -465,21 +506,13 @@ class Controller:
             if self._describer is not None:
                 self._image_queue.add(ImageKey.of(key), AGAIN)
 
-    def _registries_changed(self) -> None:
+    def _policy_changed(self) -> None:
         """What is said of registries is another: everything is looked at again with it."""
-        self._policy = policy_of(self._base_policy, *self._registries.layers)
         if self._importer is None or self._triggers is None:
             return
-        self._importer.use(import_rules_of(self._settings, self._policy))
-        self._triggers.use(trigger_rules_of(self._settings, self._policy))
+        self._importer.use(import_rules_of(self._settings, self._access.policy))
+        self._triggers.use(trigger_rules_of(self._settings, self._access.policy))
         self._enqueue_everything(AGAIN)
-
-    def _registries_problem(self, source: SourceName, problem: str | None) -> None:
-        metrics.registries_config_valid.labels(source).set(0 if problem else 1)
-        if problem and source == "configmap":
-            settings = self._settings
-            involved = Involved("v1", "ConfigMap", settings.lease_namespace, settings.registries_configmap, "")
-            self._recorder.record(involved, "Warning", "RegistriesNotRead", problem)
 
     def _forget_stream(self, key: ObjectKey) -> None:
         self._stream_queue.forget(key)
@@ -501,16 +534,17 @@ class Controller:
         involved = Involved(api_version, "ImageStream", meta.namespace, meta.name, meta.uid, meta.resource_version)
         self._recorder.record(involved, type_, reason, message)
 
+    def _announce_request(self, meta: RequestMetadata, type_: EventType, reason: str, message: str) -> None:
+        api_version = f"{self._settings.api_group}/v1"
+        involved = Involved(api_version, "ImageStreamImport", meta.namespace, meta.name, meta.uid)
+        self._recorder.record(involved, type_, reason, message)
+
     def _announce_workload(self, workload: Workload, type_: EventType, reason: str, message: str) -> None:
         kind, key = workload.kind, workload.key
         involved = Involved(
             kind.api_version, kind.kind, key.namespace, key.name, workload.uid, workload.resource_version
         )
         self._recorder.record(involved, type_, reason, message)
-
-    def _malformed_secret(self, namespace: str, name: str, message: str) -> None:
-        log.warning("pull secret ignored", namespace=namespace, secret=name, reason=message)
-        self._recorder.record(Involved("v1", "Secret", namespace, name, ""), "Warning", "MalformedPullSecret", message)
 
     # --- health ---
 
@@ -519,10 +553,22 @@ class Controller:
         found = {
             "caches": self._caches_problem(),
             "api-server": self._api_problem(),
-            "registries": self._registries.obstacle,
-            "pull-secrets": self._credentials.problem,
+            **dict(self._conditions()),
         }
         return {check: problem for check, problem in found.items() if problem}
+
+    def _conditions(self) -> Iterator[tuple[str, str | None]]:
+        """The checks of the parts, and why each fails, if it does."""
+        yield from self._access.problems()
+        if self._webhooks is not None:
+            yield "webhooks", self._webhooks.problem
+            if not self._settings.webhooks_only:
+                yield "import-requests", self._requests_problem()
+
+    def _requests_problem(self) -> str | None:
+        """Why answered requests are not carried out, if so. Without webhooks nobody has been promised anything."""
+        problem = self._import_requests.problem
+        return problem or (None if self._import_requests.store.synced.is_set() else "not synced yet")
 
     def _caches_problem(self) -> str | None:
         """Why the caches are not synced, in the words of the first that is not."""
@@ -532,16 +578,9 @@ class Controller:
 
     def _api_problem(self) -> str | None:
         # The Lease is asked every few seconds, a watch may be silent for minutes.
-        problems = [self._leadership.problem, self._streams.problem]
+        problems = [None if self._settings.webhooks_only else self._leadership.problem, self._streams.problem]
         problems += [reflector.problem for reflector in self._watched.values()]
         return next((problem for problem in problems if problem), None)
-
-
-def _install_secret_of(settings: Settings) -> InstallSecret | None:
-    if not settings.install_secret:
-        return None
-    whom = InstallWide(settings.install_secret_namespace, settings.install_secret_repository)
-    return InstallSecret(settings.lease_namespace, settings.install_secret, whom)
 
 
 async def _cancelled(*tasks: asyncio.Task[None]) -> None:
@@ -558,15 +597,3 @@ async def _cancelled(*tasks: asyncio.Task[None]) -> None:
 
 def _count_request(verb: str, resource: str, status: int) -> None:
     metrics.kube_requests.labels(verb, resource, str(status)).inc()
-
-
-def _count_registry_request(host: str, method: str, kind: str, code: str, seconds: float) -> None:
-    registry = metrics.registry_label(host)
-    metrics.registry_requests.labels(registry, method, kind, code).inc()
-    metrics.registry_request_duration.labels(registry, kind).observe(seconds)
-    if kind == "token":
-        metrics.token_fetches.labels(registry).inc()
-
-
-def _count_throttle(host: str, cause: str) -> None:
-    metrics.registry_throttled.labels(metrics.registry_label(host), cause).inc()

@@ -13,6 +13,7 @@ import imagestreams
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LATENESS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_ADMISSION = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
 _MAX_HOSTS = 256  # hosts come from what users write: beyond this many, the label says "other"
 
 _hosts: set[str] = set()
@@ -55,6 +56,23 @@ registries_config_valid = Gauge(
     "imagestreams_registries_config_valid",
     "0 while what is said of registries cannot be read as it is now, and the last good reading counts.",
     ["source"],  # file, configmap, local-registry-hosting, mirror-sets
+)
+import_requests = Counter(
+    "imagestreams_import_requests_total",
+    "Stored ImageStreamImports that were dealt with.",
+    ["result"],  # carried_out, answered (looked up, nothing else), failed
+)
+admission_reviews = Counter(
+    "imagestreams_admission_reviews_total",
+    "What the API server asked before it stored an object.",
+    ["door", "operation", "verdict"],  # allowed, patched, denied, failed, refused
+)
+admission_duration = Histogram(
+    "imagestreams_admission_duration_seconds", "Time to a review's answer.", ["door"], buckets=_ADMISSION
+)
+webhook_certificate_expiry = Gauge(
+    "imagestreams_webhook_certificate_expiry_timestamp_seconds",
+    "When the certificate that webhooks are served with ends (Unix time); 0 while there is none.",
 )
 images = Gauge("imagestreams_images", "Image objects in the store.")
 image_objects = Counter(

@@ -184,6 +184,15 @@ def _host_port(text: str) -> HostPort:
     return HostPort(host, int(port))
 
 
+def _certificate_name(text: str) -> str:
+    if re.fullmatch(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", text, re.ASCII):
+        return text
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError("is no DNS name and no address; write it as the API server's URL has it") from None
+
+
 _HUB_ALIASES = frozenset({"index.docker.io", "registry-1.docker.io"})
 _HOST = re.compile(r"(?P<name>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(?P<port>[1-9]\d{0,4}))?", re.ASCII)
 
@@ -395,6 +404,7 @@ _MODE: Final[Kind[Mode]] = _choice("PreserveOriginal", "Legacy")
 _DRIFT: Final[Kind[Drift]] = _choice("respect", "enforce")
 _LOG_LEVEL: Final[Kind[LogLevel]] = _choice("debug", "info", "warning", "error")
 _LOG_FORMAT: Final[Kind[LogFormat]] = _choice("json", "console")
+_OPTIONAL_NAME: Final[Kind[str]] = Kind("NAME", _single(lambda text: _OBJECT_NAME(text) if text else ""), str)
 _HOSTS: Final = _items("HOST", _registry_host)
 _PATTERNS: Final = _items("PATTERN", _PATTERN)
 
@@ -417,6 +427,7 @@ _WHEN = "When it looks"
 _REGISTRIES = "Registries"
 _CREDENTIALS = "Credentials"
 _STATUS = "Imports"
+_WEBHOOKS = "Webhooks"
 _PROCESS = "Process"
 _LEASE = "Lease"
 
@@ -514,6 +525,12 @@ class Settings:
         _STATUS,
         "Time in which a tag that returns to images it has left, again and again, keeps the newest; 0 follows at once.",
     )
+    import_ttl: timedelta = _setting(
+        _duration("10s", "720h"),
+        timedelta(minutes=10),
+        _STATUS,
+        "Time after which an ImageStreamImport that is done is deleted.",
+    )
     image_objects: bool = _setting(
         _SWITCH, False, _STATUS, "Write an Image object for each image that a stream's status names."
     )
@@ -608,7 +625,7 @@ class Settings:
         _FILE, "", _REGISTRIES, "YAML file of hosts, mirrors, allowed and blocked; it is read again when it changes."
     )
     registries_configmap: str = _setting(
-        Kind("NAME", _single(lambda text: _OBJECT_NAME(text) if text else ""), str),
+        _OPTIONAL_NAME,
         "imagestreams-registries",
         _REGISTRIES,
         "ConfigMap in the Lease's namespace with the same under registries.yaml; empty reads none.",
@@ -649,7 +666,7 @@ class Settings:
         "the stream.",
     )
     install_secret: str = _setting(
-        Kind("NAME", _single(lambda text: _OBJECT_NAME(text) if text else ""), str),
+        _OPTIONAL_NAME,
         "",
         _CREDENTIALS,
         "Pull secret in the Lease's namespace for those that the two settings below list, after their own.",
@@ -660,6 +677,58 @@ class Settings:
     install_secret_repository: tuple[str, ...] = _setting(
         _items("PREFIX", _prefix), (), _CREDENTIALS, "Repositories that it serves: host[:port][/path]."
     )
+
+    webhook_address: HostPort | None = _setting(
+        Kind("HOST:PORT", _single(lambda text: _host_port(text) if text else None), lambda value: str(value or "")),
+        None,
+        _WEBHOOKS,
+        "Where admission webhooks are served, over TLS, such as 0.0.0.0:9443; empty serves none.",
+    )
+    webhooks_only: bool = _setting(
+        _SWITCH, False, _WEBHOOKS, "Serve webhooks and do nothing else: a process of their own beside the controller's."
+    )
+    webhook_configuration: str = _setting(
+        Kind("NAME", _single(_OBJECT_NAME), str),
+        "imagestreams",
+        _WEBHOOKS,
+        "MutatingWebhookConfiguration whose certificate authority and paths are kept right.",
+    )
+    webhook_secret: str = _setting(
+        Kind("NAME", _single(_OBJECT_NAME), str),
+        "imagestreams-webhook",
+        _WEBHOOKS,
+        "Secret in the Lease's namespace with the webhooks' keys; it is made where there is none.",
+    )
+    webhook_tls_secret: str = _setting(
+        _OPTIONAL_NAME,
+        "",
+        _WEBHOOKS,
+        "Secret there of type kubernetes.io/tls, such as cert-manager's, to serve with instead of a certificate of our "
+        "own.",
+    )
+    webhook_service: str = _setting(
+        Kind("NAME", _single(_OBJECT_NAME), str),
+        "imagestreams-webhook",
+        _WEBHOOKS,
+        "Service there by which the API server reaches the webhooks; the certificate is made out to it.",
+    )
+    webhook_name: tuple[str, ...] = _setting(
+        _items("NAME", _certificate_name),
+        (),
+        _WEBHOOKS,
+        "Further DNS names and addresses in the certificate, where the API server uses a URL.",
+    )
+    webhook_controller: str = _setting(
+        _TEXT,
+        "",
+        _WEBHOOKS,
+        "User name by which the API server knows the controller: it alone may change import requests.",
+        shown="the user that this process is",
+    )
+    webhook_client_ca: str = _setting(
+        _FILE, "", _WEBHOOKS, "PEM file with the authority of the API server's client certificate, to know it by that."
+    )
+    webhook_client_name: str = _setting(_TEXT, "", _WEBHOOKS, "Common name in that certificate.")
 
     http_address: HostPort = _setting(
         Kind("HOST:PORT", _single(_host_port), str),
@@ -1006,6 +1075,7 @@ def _contradictions(settings: Settings, origins: Mapping[str, str]) -> list[Prob
     if both := ", ".join(sorted({location for _, location in settings.mirror} & set(settings.blocked_registry))):
         found.append(("mirror", f"asks {both}, which is refused by", "blocked_registry", either))
     found += _idle(settings)
+    found += _webhooks(settings)
     if both := _both(settings, "registry_ca", "insecure_registry"):
         found.append(
             (
@@ -1044,6 +1114,17 @@ def _idle(settings: Settings) -> list[tuple[str, str, str, str]]:
         for name in lists
         if getattr(settings, name)
     ]
+
+
+def _webhooks(settings: Settings) -> list[tuple[str, str, str, str]]:
+    found = []
+    if settings.webhooks_only and settings.webhook_address is None:
+        found.append(("webhooks_only", "serves nothing with", "webhook_address", "set webhook-address"))
+    client = ("webhook_client_ca", "webhook_client_name")
+    for one, other in (client, client[::-1]):
+        if getattr(settings, one) and not getattr(settings, other):
+            found.append((one, "proves nothing with", other, f"set {_title(other)}, too"))
+    return found
 
 
 def _title(name: str) -> str:

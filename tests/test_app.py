@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dev.images import image
-from imagestreams import app as module
+from imagestreams import access
 from imagestreams.app import CannotListen, Controller, GroupTaken
 from imagestreams.core.policy import refuse_address
 from imagestreams.kube import registries
@@ -166,7 +166,7 @@ def holder_of_lease(api: FakeApiServer) -> str | None:
 
 def knows_secret(controller: Controller) -> Callable[[], bool]:
     """Whether the watch has brought a pull secret of the namespace acme."""
-    return lambda: bool(controller._credentials._source._watched.get("acme"))
+    return lambda: bool(controller._access._credentials._source._watched.get("acme"))
 
 
 def is_secret_list(seen: Seen, *, of_watch: bool) -> bool:
@@ -262,7 +262,7 @@ async def test_the_first_rounds_wait_for_the_pull_secrets_of_all(tmp_path: Path)
 async def test_pull_secrets_that_do_not_come_are_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "_CREDENTIALS_PATIENCE", 0.05)
+    monkeypatch.setattr(access, "_CREDENTIALS_PATIENCE", 0.05)
     async with cluster_with(stream()) as api, FakeRegistry() as registry:
         registry.add("acme/web", "stable", image(text="A"))
         api.inject(hang(), when=lambda seen: is_secret_list(seen, of_watch=True), times=-1)
@@ -353,7 +353,7 @@ async def test_a_standby_keeps_its_file_fresh(tmp_path: Path, monkeypatch: pytes
             await until(lambda: str(file) in standby.problems().get("registries", ""))
             for text in ("a.test", "b.test"):
                 file.write_text(f"blocked: [{text}]")
-                await until(lambda text=text: standby._policy.blocked == (text,))
+                await until(lambda text=text: standby._access.policy.blocked == (text,))
                 assert standby.problems() == {}
             assert standby._importer is None
 
@@ -368,7 +368,7 @@ async def test_who_takes_over_goes_by_the_file_as_it_is(tmp_path: Path, monkeypa
             await until(lambda: holder_of_lease(api) == "first")
             second = controller_at(api, tmp_path, registry, identity="second", **flags)
             standby = await second.__aenter__()
-            await until(standby._registries.synced.is_set)
+            await until(standby._access._sources.synced.is_set)
             file.write_text("blocked: [registry.test]")
             api.put(stream())
         try:
@@ -386,7 +386,7 @@ async def test_a_blocked_registrys_image_is_not_rolled_out_from_the_edit_on(tmp_
         await teller.play({"apply": [stream()]})
         await teller.play({"expect": IMPORTED})
         await teller.play({"apply": [document("blocked: [registry.test/acme]")]})
-        await until(lambda: teller.controller._policy.blocked)
+        await until(lambda: teller.controller._access.policy.blocked)
         deployment = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",

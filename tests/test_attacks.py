@@ -1081,7 +1081,7 @@ async def test_a_broken_edit_opens_what_was_blocked(world: World):
     bad.add("acme/web", "stable", A)
     stage = await world.play()
     await stage.apply(registries("blocked: [bad.example]"))
-    sources = stage.teller.controller._registries
+    sources = stage.teller.controller._access._sources
     await until(lambda: sources.layers)
     await stage.played(stream("web", stable="bad.example/acme/web:stable"))
     assert stage.reason("web") == "Blocked"

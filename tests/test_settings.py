@@ -93,6 +93,7 @@ EVERY: dict[str, tuple[str, object]] = {
     "status_budget": ("512Ki", 524_288),
     "repository_tags": ("20000", 20_000),
     "flap_window": ("0", timedelta()),
+    "import_ttl": ("1h", timedelta(hours=1)),
     "image_objects": ("true", True),
     "image_object_budget": ("7", 7),
     "image_object_grace": ("1h", timedelta(hours=1)),
@@ -111,6 +112,16 @@ EVERY: dict[str, tuple[str, object]] = {
         "e.example=https://u:p%40@proxy:3128,f=none",
         {"e.example": "https://u:p%40@proxy:3128", "f": "none"},
     ),
+    "webhook_address": (":9443", HostPort("", 9443)),
+    "webhooks_only": ("true", True),
+    "webhook_configuration": ("mine", "mine"),
+    "webhook_secret": ("keys", "keys"),
+    "webhook_tls_secret": ("from-cert-manager", "from-cert-manager"),
+    "webhook_service": ("hooks", "hooks"),
+    "webhook_name": ("hooks.example,127.0.0.1,::1", ("hooks.example", "127.0.0.1", "::1")),
+    "webhook_controller": ("system:serviceaccount:a:b", "system:serviceaccount:a:b"),
+    "webhook_client_ca": ("/etc/ca.pem", "/etc/ca.pem"),
+    "webhook_client_name": ("kube-apiserver", "kube-apiserver"),
     "http_proxy": ("http://proxy:3128", "http://proxy:3128"),
     "https_proxy": ("http://u:p@proxy:3129", "http://u:p@proxy:3129"),
     "no_proxy": ("*,.corp.example,10.0.0.0/8,[::1]:80", ("*", ".corp.example", "10.0.0.0/8", "[::1]:80")),
@@ -589,6 +600,27 @@ def test_a_value_of_the_file_is_refused_with_its_key(text, message):
             (
                 'registry-ca: "a=/ca" from flag --registry-ca says what to trust for a, whose certificate is not '
                 'checked because of insecure-registry "a" from flag --insecure-registry; keep one of the two'
+            ),
+        ),
+        (
+            {"webhooks_only": "true"},
+            (
+                'webhooks-only: "true" from flag --webhooks-only serves nothing with webhook-address "" from the '
+                "default; set webhook-address"
+            ),
+        ),
+        (
+            {"webhook_client_ca": "/ca.pem"},
+            (
+                'webhook-client-ca: "/ca.pem" from flag --webhook-client-ca proves nothing with webhook-client-name "" '
+                "from the default; set webhook-client-name, too"
+            ),
+        ),
+        (
+            {"webhook_client_name": "kube-apiserver"},
+            (
+                'webhook-client-name: "kube-apiserver" from flag --webhook-client-name proves nothing with '
+                'webhook-client-ca "" from the default; set webhook-client-ca, too'
             ),
         ),
     ],

@@ -296,6 +296,12 @@ class ImageReconciler:
         if memory is not None:
             self._release(key, memory, tuple(memory.asked))
 
+    def close(self) -> None:
+        """No image is to be described by this any more: what is under way is withdrawn."""
+        for key in self._memory:
+            self._lanes.forget(key)
+        self._memory.clear()
+
     def note(self, stream: ImageStream) -> None:
         """What the stream refers to is in use. To be told of each stream that is new or has changed, at once: while a
         sweep deletes, a reconcile may come too late.

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ import pytest
 import yaml
 
 from dev.control_plane import ControlPlane
-from dev.controller import Controller, install
+from dev.controller import Controller, install, install_webhooks
 from dev.images import Image, Index, image, push
+from dev.process import free_port
 from dev.registries import Registry
 from tests.conftest import ROOT, Kubectl
+from tests.e2e.hooked import Hooked, People, Somebody
 from tests.waiting import until
 
 BIN = Path(sys.executable).parent
@@ -56,6 +59,42 @@ def controller(rights: Path, flags: tuple[str, ...], tmp_path_factory: pytest.Te
     """One controller for the module."""
     with Controller(rights, tmp_path_factory.mktemp("controller"), *flags) as controller:
         yield controller
+
+
+@pytest.fixture(scope="session")
+def hooked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hooked]:
+    port = free_port()
+    with ControlPlane() as plane, Registry("distribution-v3") as registry:
+        yield Hooked(plane, install_webhooks(plane, port=port), port, registry, tmp_path_factory.mktemp("hooked"))
+
+
+@pytest.fixture(scope="module")
+def hooked_controller(hooked: Hooked) -> Iterator[Controller]:
+    with hooked.controller() as controller:
+        until(hooked.is_reached)
+        until(lambda: controller.metrics()["imagestreams_leader"] == 1)
+        yield controller
+
+
+@pytest.fixture
+def people(hooked: Hooked, request: pytest.FixtureRequest) -> People:
+    """Makes users of a namespace of the test's own, with a role there."""
+    plane = hooked.plane
+    namespace = request.node.name.removeprefix("test_").split("[")[0].replace("_", "-")[:50].strip("-")
+    namespace += f"-{time.monotonic_ns() % 100_000}"
+    plane.kubectl("create", "namespace", namespace)
+
+    def make(name: str = "jane", role: str = "edit") -> Somebody:
+        plane.kubectl("create", "rolebinding", name, f"--clusterrole={role}", f"--user={name}", "-n", namespace)
+        until(lambda: plane.kubectl("auth", "can-i", "get", "pods", "-n", namespace, f"--as={name}", check=False))
+        return Somebody(hooked, name, namespace)
+
+    return make
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest) -> str:
+    return f"tests/{request.node.name.split('[')[0].replace('_', '-')}"
 
 
 @dataclass

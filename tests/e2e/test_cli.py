@@ -40,4 +40,4 @@ def test_import_image_all_fails_with_the_reason_of_the_tag_that_failed(world: Wo
 def test_import_image_of_what_is_not_there(cli: Cli):
     done = cli("import-image", "nothing")
     assert done.returncode == 1
-    assert "not found" in done.stderr
+    assert "pass --confirm to create and import" in done.stderr
