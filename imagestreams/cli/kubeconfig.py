@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import yaml
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +51,14 @@ class Overrides:
     namespace: str = ""
     as_user: str = ""
     as_groups: tuple[str, ...] = ()
+    as_uid: str = ""
+    server: str = ""
+    token: str = field(default="", repr=False)
+    certificate_authority: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
+    tls_server_name: str = ""
+    insecure_skip_tls_verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +244,17 @@ def load(overrides: Overrides, environ: Mapping[str, str], *, service_account: P
         KubeconfigError: a file is missing or malformed, what it names does not exist, or there is no cluster at all.
     """
     merged = _merge(_files(overrides, environ))
-    chosen = overrides.context or overrides.cluster or overrides.user
+    chosen = overrides.context or overrides.cluster or overrides.user or overrides.server
     if merged.is_empty and not chosen and not overrides.kubeconfig:
         return _in_cluster(overrides, environ, service_account)
     context = _context(merged, overrides)
-    cluster = _named(merged.clusters, overrides.cluster or context.value.cluster, "cluster", merged)
-    user_name = overrides.user or context.value.user
-    user = _named(merged.users, user_name, "user", merged) if user_name else _Entry(_User(), user_name, merged.files[0])
+    cluster_name, user_name = overrides.cluster or context.value.cluster, overrides.user or context.value.user
+    if cluster_name or not overrides.server:
+        cluster = _named(merged.clusters, cluster_name, "cluster", merged)
+    else:
+        cluster = _Entry(_Cluster(), "", context.file)
+    user = _named(merged.users, user_name, "user", merged) if user_name else _Entry(_User(), user_name, context.file)
+    cluster, user = _given(cluster, user, overrides)
     server = cluster.value.server.rstrip("/")
     if not server.startswith(("https://", "http://")):
         raise KubeconfigError(
@@ -261,6 +274,12 @@ def load(overrides: Overrides, environ: Mapping[str, str], *, service_account: P
         proxy=cluster.value.proxy_url or proxy_for(server, environ),
         impersonation=_impersonation(overrides, user.value),
     )
+
+
+def names_in(section: str, overrides: Overrides, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The names that the files have under "contexts", "clusters" or "users"; raises KubeconfigError."""
+    merged = _merge(_files(overrides, environ))
+    return tuple({"contexts": merged.contexts, "clusters": merged.clusters, "users": merged.users}[section])
 
 
 def _files(overrides: Overrides, environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -329,12 +348,38 @@ def _context(merged: _Merged, overrides: Overrides) -> _Entry[_Context]:
     name = overrides.context or merged.current_context
     if name:
         return _named(merged.contexts, name, "context", merged)
-    if overrides.cluster:
-        return _Entry(_Context(), "", merged.files[0])
+    if overrides.cluster or overrides.server:
+        return _Entry(_Context(), "", merged.files[0] if merged.files else Path("the flags"))
     raise KubeconfigError(
         f"kubeconfig {merged.origin or overrides.kubeconfig}: no context is current; "
         f"name one with --context{_there_are(merged.contexts)}"
     )
+
+
+def _given(
+    cluster: _Entry[_Cluster], user: _Entry[_User], overrides: Overrides
+) -> tuple[_Entry[_Cluster], _Entry[_User]]:
+    """The entries with what flags say in the place of what the files say. A file that a flag names is looked for in the
+    working directory.
+    """
+    place, proof = cluster.value, user.value
+    if overrides.server:
+        place = replace(place, server=overrides.server)
+    if overrides.certificate_authority:
+        path = str(Path(overrides.certificate_authority).absolute())
+        place = replace(place, certificate_authority=path, certificate_authority_data="")
+    if overrides.tls_server_name:
+        place = replace(place, tls_server_name=overrides.tls_server_name)
+    if overrides.insecure_skip_tls_verify:
+        place = replace(place, insecure_skip_tls_verify=True)
+    if overrides.token:
+        proof = replace(proof, token=overrides.token, token_file="")
+    if overrides.client_certificate:
+        path = str(Path(overrides.client_certificate).absolute())
+        proof = replace(proof, client_certificate=path, client_certificate_data="")
+    if overrides.client_key:
+        proof = replace(proof, client_key=str(Path(overrides.client_key).absolute()), client_key_data="")
+    return _Entry(place, cluster.name, cluster.file), _Entry(proof, user.name, user.file)
 
 
 def _named(entries: Mapping[str, _Entry[T]], name: str, what: str, merged: _Merged) -> _Entry[T]:
@@ -351,10 +396,11 @@ def _there_are(names: Iterable[str]) -> str:
 
 def _impersonation(overrides: Overrides, user: _User) -> tuple[tuple[str, str], ...]:
     """Flags replace the user's own wish to be somebody else, as a whole."""
-    if overrides.as_user or overrides.as_groups:
+    if overrides.as_user or overrides.as_groups or overrides.as_uid:
         if not overrides.as_user:
-            raise KubeconfigError("--as-group needs --as: groups cannot be impersonated without a user")
-        wish = _User(as_=overrides.as_user, as_groups=list(overrides.as_groups))
+            flag, what = ("--as-group", "groups") if overrides.as_groups else ("--as-uid", "a uid")
+            raise KubeconfigError(f"{flag} needs --as: {what} cannot be impersonated without a user")
+        wish = _User(as_=overrides.as_user, as_groups=list(overrides.as_groups), as_uid=overrides.as_uid)
     else:
         wish = user
     headers = [("Impersonate-User", wish.as_), ("Impersonate-Uid", wish.as_uid)]

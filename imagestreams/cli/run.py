@@ -82,5 +82,9 @@ command = _Run(
     help="Run the controller: it looks the tags of all image streams up, writes what it finds into their status, and "
     "rolls out the workloads that follow them.\n\nIn a pod it uses the pod's service account; on your own machine "
     "`imagestreams run --context NAME` works on the cluster of that context. A setting can be given as a flag, in the "
-    "environment or in a file, in this order of precedence. Where a list is taken (`,...`), the flag may be repeated.",
+    "environment or in a file, in this order of precedence. Where a list is taken (`,...`), the flag may be repeated."
+    "\n\n\b\nExamples:\n"
+    "  imagestreams run --context staging --observe\n"
+    "  imagestreams run --config settings.yaml --interval 5m\n"
+    "  imagestreams run --registry-endpoint registry.example.com=http://127.0.0.1:5000",
 )

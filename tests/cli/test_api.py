@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import re
+import select
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from imagestreams.cli.api import ApiError, Client, NotInstalled, Refused, Resource, Unreachable
+from imagestreams.cli.api import JSON_PATCH, Ambiguous, ApiError, Client, NotInstalled, Refused, Resource, Unreachable
 from imagestreams.cli.kubeconfig import KubeconfigError, Overrides, load
 from tests.fakes.apiserver import FakeApiServer, disconnect, hang, html, raw, status
 
@@ -162,8 +164,62 @@ async def test_a_cluster_without_image_streams(tmp_path):
             await call(client, lambda client: client.image_streams())
     assert str(caught.value) == (
         f"error: the server at {server.url} has no ImageStreams: their CRDs are not installed "
-        f"(kubectl apply -k config/crds), or context 'fake' of {tmp_path}/config is not the cluster you mean"
+        f"(kubectl apply -k crds), or context 'fake' of {tmp_path}/config is not the cluster you mean"
     )
+
+
+@pytest.mark.parametrize("group", ["image.openshift.io", "imagestreams.dev"])
+async def test_of_two_groups_the_one_that_was_asked_for(tmp_path, group):
+    told: list[str] = []
+    async with FakeApiServer() as server:
+        for each in ("image.openshift.io", "imagestreams.dev"):
+            server.define(f"{each}/v1", "imagestreams", "ImageStream")
+        client = client_of(server.kubeconfig(tmp_path / "config"), group=group, warn=told.append)
+
+        def use(client: Client) -> None:
+            resource = client.image_streams()
+            assert resource == Resource(group)
+            client.post(resource.path("shop"), json.dumps({**stream(), "apiVersion": f"{group}/v1"}).encode())
+
+        await call(client, use)
+        assert server.get(f"{group}/v1", "imagestreams", "shop", "web")
+    assert told == []
+
+
+async def test_of_two_groups_nobody_guesses_what_is_to_be_written(tmp_path):
+    told: list[str] = []
+    async with FakeApiServer() as server:
+        for each in ("image.openshift.io", "imagestreams.dev"):
+            server.define(f"{each}/v1", "imagestreams", "ImageStream")
+        client = client_of(server.kubeconfig(tmp_path / "config"), warn=told.append)
+
+        def use(client: Client) -> None:
+            for _ in range(2):
+                client.image_streams()
+            for group in ("image.openshift.io", "imagestreams.dev"):
+                path = Resource(group).path("shop")
+                client.get(path)
+                for write in (client.post, client.patch):
+                    with pytest.raises(Ambiguous) as caught:
+                        write(path, b"{}")
+                    assert "--api-group=GROUP, or IMAGESTREAMS_API_GROUP=GROUP" in str(caught.value)
+            deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "shop"}}
+            client.post("/apis/apps/v1/namespaces/shop/deployments", json.dumps(deployment).encode())
+
+        await call(client, use)
+        assert {seen.verb for seen in server.requests if seen.resource == "imagestreams"} == {"list"}
+    [words] = told
+    assert words.endswith(
+        "these are those of imagestreams.dev, and those of image.openshift.io are seen with "
+        "--api-group=image.openshift.io"
+    )
+
+
+async def test_a_group_that_is_not_there(server, tmp_path):
+    client = client_of(server.kubeconfig(tmp_path / "config"), group="imagestreams.dev")
+    message = await error_of(client, lambda client: client.image_streams())
+    assert "has no ImageStreams of the API group imagestreams.dev" in message
+    assert "--api-group" in message
 
 
 async def test_discovery_that_is_refused_is_not_taken_for_absence(server, tmp_path):
@@ -266,6 +322,33 @@ async def test_a_connection_that_went_idle_is_replaced(server, tmp_path):
     server.inject(hang_up, when=lambda _: len(server.requests) == 2)
     await call(client_of(server.kubeconfig(tmp_path / "config")), use)
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("faults", "was_repeated"),
+    [
+        pytest.param([disconnect(), status(409, "Conflict")], True, id="an answer was lost"),
+        pytest.param([status(409, "Conflict")], False, id="answered at once"),
+        pytest.param(
+            [disconnect(), status(503, "Unavailable", headers={"Retry-After": "1"}), status(409, "Conflict")],
+            True,
+            id="lost, busy",
+        ),
+        pytest.param([disconnect(), html(409)], True, id="answered by a proxy"),
+    ],
+)
+async def test_who_is_refused_learns_that_an_earlier_answer_was_lost(server, tmp_path, faults, was_repeated):
+    for fault in faults:
+        server.inject(fault, verb="patch")
+    client = client_of(server.kubeconfig(tmp_path / "config"), sleep=lambda _: None)
+
+    def use(client: Client) -> None:
+        client.get(PATH)
+        client.patch(PATH, b"{}")
+
+    with pytest.raises(Refused) as caught:
+        await call(client, use)
+    assert (caught.value.status, caught.value.was_repeated) == (409, was_repeated)
 
 
 async def test_a_server_that_keeps_no_connection(server, tmp_path):
@@ -492,3 +575,266 @@ def test_a_resources_names():
     assert RESOURCE.named("web") == "imagestream.image.openshift.io/web"
     assert RESOURCE.path("a/b", "c d") == "/apis/image.openshift.io/v1/namespaces/a%2Fb/imagestreams/c%20d"
     assert issubclass(Unreachable, ApiError)
+
+
+# ---- resources ----
+
+
+@pytest.mark.parametrize(
+    ("resource", "path", "named"),
+    [
+        (Resource(GROUP), f"/apis/{GROUP}/v1/namespaces/shop/imagestreams/web", f"imagestream.{GROUP}/web"),
+        (Resource(GROUP).of("imagestreamimports"), f"/apis/{GROUP}/v1/namespaces/shop/imagestreamimports/web", None),
+        (Resource("apps", "deployments"), "/apis/apps/v1/namespaces/shop/deployments/web", "deployment.apps/web"),
+        (Resource("", "events"), "/api/v1/namespaces/shop/events/web", "event/web"),
+    ],
+)
+def test_resources(resource, path, named):
+    assert resource.path("shop", "web") == path
+    assert resource.named("web") == (named or f"imagestreamimport.{GROUP}/web")
+
+
+def test_collections_and_names_of_strangers():
+    assert RESOURCE.path("") == f"/apis/{GROUP}/v1/imagestreams"
+    assert RESOURCE.of("images").path("", "sha256-1") == f"/apis/{GROUP}/v1/images/sha256-1"
+    assert RESOURCE.path("a/b", "../c") == f"/apis/{GROUP}/v1/namespaces/a%2Fb/imagestreams/..%2Fc"
+
+
+# ---- writing ----
+
+
+async def test_writing(server, tmp_path):
+    def use(client: Client) -> None:
+        made = json.loads(client.post(RESOURCE.path("shop"), json.dumps(stream("new")).encode()))
+        assert made["metadata"]["name"] == "new"
+        path = RESOURCE.path("shop", "new")
+        assert json.loads(client.patch(path, b'{"spec": {"tags": [{"name": "a"}]}}'))["spec"]["tags"]
+        assert json.loads(client.patch(path, b'[{"op": "remove", "path": "/spec/tags"}]', JSON_PATCH))["spec"] == {}
+
+    await call(client_of(server.kubeconfig(tmp_path / "config")), use)
+    assert [seen.headers["Content-Type"] for seen in server.requests] == [
+        *("application/json", "application/merge-patch+json", "application/json-patch+json")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "was_repeated"),
+    [
+        pytest.param(disconnect(after=True), True, id="the answer is lost"),
+        pytest.param(disconnect(), True, id="nobody knows whether it was done"),
+        pytest.param(status(409, "Conflict"), False, id="somebody else wrote"),
+    ],
+)
+async def test_what_is_refused_says_whether_it_may_be_done_already(server, tmp_path, fault, was_repeated):
+    def use(client: Client) -> None:
+        version = json.loads(client.get(PATH))["metadata"]["resourceVersion"]
+        metadata = {"resourceVersion": version, "annotations": {"a": "b"}}
+        server.inject(fault, verb="patch")
+        server.inject(status(409, "Conflict"), verb="patch", times=-1)
+        with pytest.raises(Refused) as caught:
+            client.patch(PATH, json.dumps({"metadata": metadata}).encode())
+        assert (caught.value.status, caught.value.was_repeated) == (409, was_repeated)
+        with pytest.raises(Refused) as another:
+            client.patch(PATH, json.dumps({"metadata": metadata}).encode())
+        assert not another.value.was_repeated, "each call for itself"
+
+    await call(client_of(server.kubeconfig(tmp_path / "config")), use)
+
+
+async def test_what_creates_is_sent_once(server, tmp_path):
+    """Whether it was done before the connection broke, nobody knows."""
+
+    def use(client: Client) -> None:
+        client.get(PATH)
+        server.inject(disconnect(), verb="create")
+        with pytest.raises(Unreachable):
+            client.post(RESOURCE.path("shop"), json.dumps(stream("new")).encode())
+
+    await call(client_of(server.kubeconfig(tmp_path / "config")), use)
+    assert [seen.verb for seen in server.requests] == ["get", "create"]
+
+
+async def test_a_connection_that_the_server_hung_up_is_not_used_for_it(tmp_path):
+    """As it may be after a while without a call."""
+    answered = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal answered
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"Content-Length: 2" in head:
+            await reader.readexactly(2)
+        answered += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with listening:
+        client = client_of(tmp_path, overrides=Overrides(server=f"http://127.0.0.1:{port}"))
+
+        def use(client: Client) -> None:
+            client.get("/one")
+            sock = client._connection and client._connection.sock
+            assert sock is not None
+            select.select([sock], [], [], 10)  # until the server's end of the connection is known here
+            client.post("/two", b"{}")
+
+        await call(client, use)
+    assert answered == 2
+
+
+# ---- collections ----
+
+
+async def test_pages(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("imagestreams.cli.api._PAGE", 2)
+    for number in range(4):
+        server.put(stream(f"n{number}"))
+
+    def use(client: Client) -> None:
+        pages = list(client.pages(RESOURCE.path("shop"), {"labelSelector": "!x"}))
+        names = [[item["metadata"]["name"] for item in json.loads(page)["items"]] for page in pages]
+        assert names == [["n0", "n1"], ["n2", "n3"], ["web"]]
+        assert [json.loads(item)["metadata"]["name"] for item in client.items(RESOURCE.path(""))] == [
+            *("n0", "n1", "n2", "n3", "web")
+        ]
+        assert len(client.first_items(RESOURCE.path(""), 3)) == 3
+        assert client.first_names(RESOURCE.path(""), 2) == ["n0", "n1"]
+
+    await call(client_of(server.kubeconfig(tmp_path / "config")), use)
+    assert server.requests[0].query == {"labelSelector": "!x", "limit": "2"}
+    assert "PartialObjectMetadataList" in server.requests[-1].headers["Accept"]
+
+
+async def test_a_collection_that_changes_too_fast_is_read_as_a_whole(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("imagestreams.cli.api._PAGE", 1)
+    server.put(stream("other"))
+    server.inject(status(410, "Expired", "too old"), when=lambda seen: "continue" in seen.query)
+
+    def use(client: Client) -> None:
+        assert len(client.items(RESOURCE.path("shop"), {"labelSelector": "!x"})) == 2
+
+    await call(client_of(server.kubeconfig(tmp_path / "config")), use)
+    assert server.requests[-1].query == {"labelSelector": "!x"}
+
+
+async def test_a_collection_whose_pages_expire_is_read_on_where_the_server_says_so(server, tmp_path, monkeypatch):
+    """It says so in the refusal; what is still to come is then as it is by now."""
+    monkeypatch.setattr("imagestreams.cli.api._PAGE", 1)
+    for number in range(3):
+        server.put(stream(f"n{number}"))
+
+    async def expire(request: Any, serve: Any) -> Any:
+        from aiohttp import web
+
+        del serve
+        body = {"kind": "Status", "reason": "Expired", "metadata": {"continue": request.query["continue"]}}
+        return web.json_response(body, status=410)
+
+    server.inject(expire, when=lambda seen: "continue" in seen.query, times=2)
+    client = client_of(server.kubeconfig(tmp_path / "config"))
+    found = await call(client, lambda client: client.items(RESOURCE.path("shop")))
+    assert [json.loads(item)["metadata"]["name"] for item in found] == ["n0", "n1", "n2", "web"]
+    assert all("limit" in seen.query for seen in server.requests), "never all at once"
+
+
+async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("imagestreams.cli.api._MAX_ANSWER", 10_000)
+    for number in range(20):
+        server.put(stream(f"n{number:02}", annotations={"text": "x" * 3000}))
+
+    def use(client: Client) -> None:
+        names = [json.loads(item)["metadata"]["name"] for item in client.items(RESOURCE.path("shop"))]
+        assert names == [*(f"n{number:02}" for number in range(20)), "web"]
+        assert len(client.first_items(RESOURCE.path("shop"), 20)) == 1
+
+    await call(client_of(server.kubeconfig(tmp_path / "config")), use)
+    limits = [int(seen.query["limit"]) for seen in server.requests]
+    assert limits[:5] == [500, 125, 31, 7, 1]
+    assert "continue" not in server.requests[4].query
+    assert set(limits[4:25]) == {1}
+
+
+async def test_an_object_that_is_too_large(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("imagestreams.cli.api._MAX_ANSWER", 5000)
+    server.put(stream(annotations={"text": "x" * 10_000}))
+    client = client_of(server.kubeconfig(tmp_path / "config"))
+    assert "larger than" in await error_of(client, lambda client: client.items(RESOURCE.path("shop")))
+    assert server.requests[-1].query["limit"] == "1"
+
+
+async def test_a_collection_without_end(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("imagestreams.cli.api._MOST_PAGES", 3)
+    server.inject(raw(b'{"metadata": {"continue": "more"}, "items": []}'), verb="list", times=-1)
+    client = client_of(server.kubeconfig(tmp_path / "config"))
+    message = await error_of(client, lambda client: list(client.pages(RESOURCE.path("shop"))))
+    assert message == f"error: {RESOURCE.path('shop')} has more than 1500 objects"
+    assert len(server.requests) == 3
+
+
+async def test_what_is_served(server, tmp_path):
+    def use(client: Client) -> None:
+        assert client.serves("image.openshift.io/v1", "imagestreams")
+        assert not client.serves("image.openshift.io/v1", "imagestreamtags")
+        assert not client.serves("gone.example/v1", "imagestreams")
+        assert client.serves("v1", "secrets")
+
+    await call(client_of(server.kubeconfig(tmp_path / "config")), use)
+
+
+# ---- what is told ----
+
+
+async def test_requests_are_logged_without_what_is_secret(server, tmp_path):
+    lines: list[str] = []
+    config = server.kubeconfig(tmp_path / "config")
+    client = client_of(tmp_path, overrides=Overrides(kubeconfig=str(config), token="s3cret"), log=lines.append)
+
+    def use(client: Client) -> None:
+        client.patch(f"{PATH}?fieldManager=x", b'{"metadata": {"annotations": {"a": "s3cret"}}}')
+        with pytest.raises(Refused):
+            client.get(RESOURCE.path("shop", "gone"))
+
+    await call(client, use)
+    assert [re.sub(r"\d+ ms", "N ms", line) for line in lines] == [
+        f"PATCH {server.url}{PATH}?fieldManager=x 200 OK in N ms",
+        f"GET {server.url}{RESOURCE.path('shop', 'gone')} 404 Not Found in N ms",
+    ]
+    assert "s3cret" not in str(lines)
+
+
+async def test_the_servers_warnings_each_once(server, tmp_path):
+    told: list[str] = []
+    first = '299 - "old API; use \\"another\\"", 299 - "second"'
+
+    async def warn(_request: Any, serve: Any) -> Any:
+        response = await serve()
+        response.headers.add("Warning", first)
+        response.headers.add("Warning", '199 - "not ours"')
+        response.headers.add("Warning", "299 malformed")
+        return response
+
+    server.inject(warn, verb="get", times=2)
+
+    def use(client: Client) -> None:
+        client.get(PATH)
+        client.get(PATH)
+
+    await call(client_of(server.kubeconfig(tmp_path / "config"), warn=told.append), use)
+    assert told == ['old API; use "another"', "second"]
+
+
+async def test_warnings_have_an_end(server, tmp_path):
+    told: list[str] = []
+
+    async def warn(_request: Any, serve: Any) -> Any:
+        response = await serve()
+        for number in range(50):
+            response.headers.add("Warning", f'299 - "{number}"')
+        return response
+
+    server.inject(warn, verb="get")
+    await call(client_of(server.kubeconfig(tmp_path / "config"), warn=told.append), lambda client: client.get(PATH))
+    assert len(told) == 20

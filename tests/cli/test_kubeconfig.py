@@ -507,3 +507,52 @@ def test_the_proxys_spellings(home):
     assert proxy_for("http://a", {"HTTPS_PROXY": "http://p", "http_proxy": "http://q"}) == "http://q"
     write(home / ".kube/config")
     assert loaded(home, HTTPS_PROXY="http://p").proxy == "http://p"
+
+
+# ---- what flags say of the server and the identity ----
+
+
+def test_flags_in_the_place_of_the_files(home, tmp_path, monkeypatch):
+    (tmp_path / "ca.pem").write_bytes(b"authority")
+    (tmp_path / "cert.pem").write_bytes(b"certificate")
+    (tmp_path / "key.pem").write_bytes(b"key")
+    monkeypatch.chdir(tmp_path)
+    write(
+        home / ".kube/config",
+        user={"token": "old", "tokenFile": "gone"},
+        cluster={"certificate-authority-data": text(CA)},
+    )
+    access = loaded(
+        home,
+        Overrides(
+            server="https://other:1/",
+            token="given",
+            certificate_authority="ca.pem",
+            client_certificate="cert.pem",
+            client_key="key.pem",
+            tls_server_name="name",
+            insecure_skip_tls_verify=True,
+            as_user="jane",
+            as_uid="u-1",
+        ),
+    )
+    assert (access.server, access.authorities, access.server_name) == ("https://other:1", b"authority", "name")
+    assert access.insecure
+    granted = access.credentials()
+    assert (granted.authorization, granted.certificate, granted.key) == ("Bearer given", b"certificate", b"key")
+    assert access.impersonation == (("Impersonate-User", "jane"), ("Impersonate-Uid", "u-1"))
+
+
+def test_a_server_by_flags_alone(tmp_path):
+    access = load(Overrides(server="https://alone:6443", token="t"), {"HOME": str(tmp_path)})
+    assert (access.server, access.namespace) == ("https://alone:6443", "default")
+    assert access.credentials().authorization == "Bearer t"
+
+
+def test_a_uid_needs_a_user(home):
+    write(home / ".kube/config")
+    assert refusal(home, Overrides(as_uid="u")) == "--as-uid needs --as: a uid cannot be impersonated without a user"
+
+
+def test_a_token_by_flag_is_in_no_repr():
+    assert "s3cret" not in repr(Overrides(token="s3cret"))

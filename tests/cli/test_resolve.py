@@ -528,11 +528,12 @@ async def test_progress_is_shown_on_a_terminal_and_taken_away_again(run, registr
         shown.append(words)
         echo(words, **more)
 
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(options.click, "echo", recorded)
     code, _, _ = await run([stream(tag("one", f"{registry.host}/acme/web:1"))], listed=registry.host)
     assert code == 0
-    assert shown[0] == "resolving ..."
+    assert shown[0] == "\r\033[Kresolving ..."
     assert "\r\033[Kresolving: 1 of 1 tags ..." in shown
     assert "\r\033[K" in shown
 
