@@ -34,14 +34,15 @@ test-fast: $(STAMP)
 test: check control-plane ## all checks and all tests, on a real control plane and real registries
 	@$(BIN)/python -m pytest -q -m "cluster or registries"
 
-control-plane: $(STAMP) ## build what tests and demo run on: Kubernetes, etcd, kwok, a registry (about 8 min on 2 cores, once)
+control-plane: $(STAMP) ## build what tests and demo run on: Kubernetes, etcd, kwok, a registry (about 9 min on 2 cores, once)
 	@$(BIN)/python -m dev.binaries
 
 demo: control-plane ## from a manifest to a rollout on this machine, in under a minute; KEEP=1 leaves it running
 	@$(BIN)/python -m dev.demo $(if $(KEEP),--keep)
 
-bench: $(STAMP) ## measured ratios to floors: how fast commands start
+bench: control-plane ## measured ratios to floors: how fast commands start, what a webhook adds
 	@$(BIN)/python -m bench.cli_start
+	@$(BIN)/python -m bench.admission
 
 format: $(STAMP) ## put the code into its format
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
