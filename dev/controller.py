@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).parents[1]
 NAMESPACE = "imagestreams-system"
 SERVICE_ACCOUNT = "imagestreams"
+WEBHOOK_ACCOUNT = "imagestreams-webhook"
 
 
 class Controller:
@@ -123,10 +124,11 @@ class Controller:
 
 
 def install_webhooks(plane: ControlPlane, *, port: int) -> Path:
-    """Apply `config/default` with `config/webhook`, the webhooks called at a port of this machine.
+    """Apply `config/default` with `config/webhook` and `config/webhook-process`, the webhooks called at a port of this
+    machine.
 
-    Returns a kubeconfig with the rights of the controller's service account. The controller that is to answer them
-    needs `webhook_flags`.
+    Returns a kubeconfig with the rights of the controller's service account; `webhook_rights` gives those of a process
+    that serves webhooks alone. What is to answer them needs `webhook_flags`.
     """
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
@@ -134,7 +136,9 @@ def install_webhooks(plane: ControlPlane, *, port: int) -> Path:
             shutil.copytree(_ROOT / source, folder / source)
         overlay = folder / "config" / "local"
         overlay.mkdir()
-        (overlay / "kustomization.yaml").write_text("resources: [../default]\ncomponents: [../webhook]\n")
+        (overlay / "kustomization.yaml").write_text(
+            "resources: [../default]\ncomponents: [../webhook, ../webhook-process]\n"
+        )
         objects = list(yaml.safe_load_all(plane.kubectl("kustomize", str(overlay)).stdout))
         for value in objects:
             if value["kind"] == "MutatingWebhookConfiguration":
@@ -143,7 +147,13 @@ def install_webhooks(plane: ControlPlane, *, port: int) -> Path:
                     webhook["clientConfig"] = {"url": f"https://127.0.0.1:{port}/admit/{door}"}
         (folder / "all.yaml").write_text(yaml.safe_dump_all(objects))
         plane.kubectl("apply", "--server-side", "-f", str(folder / "all.yaml"))
+    plane.kubectl("delete", "deployment", WEBHOOK_ACCOUNT, "--namespace", NAMESPACE)
     return _ready(plane)
+
+
+def webhook_rights(plane: ControlPlane) -> Path:
+    """A kubeconfig with the rights of a process that serves webhooks alone."""
+    return plane.service_account_kubeconfig(NAMESPACE, WEBHOOK_ACCOUNT)
 
 
 def webhook_flags(port: int) -> tuple[str, ...]:

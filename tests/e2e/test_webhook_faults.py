@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dev.controller import NAMESPACE, SERVICE_ACCOUNT, webhook_rights
 from dev.images import image, push
 from tests.e2e.hooked import Hooked, People, Refused, mark, recorded
 from tests.e2e.proxy import ApiProxy
@@ -42,11 +43,14 @@ def test_a_webhook_killed_in_the_midst_of_an_import_leaves_nothing_and_the_next_
 
 def test_an_answer_whose_controller_died_is_carried_out_by_the_next(hooked: Hooked, people: People, path: str):
     jane, digest = people(), push(hooked.registry, path, "stable", image(text="one"))
-    with hooked.controller("--webhooks-only", name="webhooks"):
+    controller = f"--webhook-controller=system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}"
+    rights = webhook_rights(hooked.plane)
+    with hooked.controller("--webhooks-only", controller, kubeconfig=rights, name="webhooks") as webhooks:
         until(hooked.is_reached)
         answer = jane.post(recorded("oc-import-image-first", path=path))
         assert read_answer(answer["status"]).images[0].status.status == "Success"
         assert jane.digests() == [], "webhooks write nothing"
+        assert [line for line in webhooks.log() if line["level"] in {"warning", "error"}] == [], "no right is missing"
     with hooked.controller(name="after"):
         until(lambda: jane.digests() == [digest])
         until(lambda: mark(jane, answer).startswith("20"))
