@@ -212,7 +212,8 @@ class Controller:
     async def _serve(self) -> http.Runner:
         """Listen for everything that is served. Raises CannotListen."""
         settings = self._settings
-        app = http.application(("caches", "api-server", *(name for name, _ in self._conditions())), self.problems)
+        checks = ("caches", "api-server", *(name for name, _ in self._conditions()))
+        app = http.application(checks, self.problems, self._warnings)
         try:
             server, port = await http.serve(app, settings.http_address.host, settings.http_address.port)
         except OSError as error:
@@ -556,6 +557,11 @@ class Controller:
             **dict(self._conditions()),
         }
         return {check: problem for check, problem in found.items() if problem}
+
+    def _warnings(self) -> dict[str, str]:
+        """What will keep it from being ready, by check."""
+        warning = self._webhooks.warning if self._webhooks else None
+        return {"webhooks": warning} if warning else {}
 
     def _conditions(self) -> Iterator[tuple[str, str | None]]:
         """The checks of the parts, and why each fails, if it does."""

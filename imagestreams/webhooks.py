@@ -123,6 +123,11 @@ class Webhooks:
         """Why API servers cannot call them, if so."""
         return self._keeper.problem or (None if self._import_door else "it is not known yet as whom we are logged in")
 
+    @property
+    def warning(self) -> str | None:
+        """Why that will come to pass within days, if so."""
+        return self._keeper.warning
+
     def stamp_keys(self) -> Sequence[bytes] | None:
         """With which of them a request may have been stamped; None while that is not known."""
         return self._keeper.stamp_keys() or None

@@ -16,12 +16,15 @@ from imagestreams import metrics
 Runner = web.AppRunner
 
 
-def application(checks: Iterable[str], problems: Callable[[], Mapping[str, str]]) -> web.Application:
+def application(
+    checks: Iterable[str], problems: Callable[[], Mapping[str, str]], warnings: Callable[[], Mapping[str, str]] = dict
+) -> web.Application:
     """The routes.
 
     Args:
         checks: the names of what readiness consists of.
         problems: what is wrong at the moment, in words, by check.
+        warnings: what will be, and is no reason yet to take this replica out of service.
     """
     names = tuple(checks)
 
@@ -29,8 +32,9 @@ def application(checks: Iterable[str], problems: Callable[[], Mapping[str, str]]
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        found = problems()
-        lines = [f"[-] {name}: {found[name]}" if name in found else f"[+] {name}: ok" for name in names]
+        found, coming = problems(), warnings()
+        good = {name: f"ok, but {coming[name]}" if name in coming else "ok" for name in names}
+        lines = [f"[-] {name}: {found[name]}" if name in found else f"[+] {name}: {good[name]}" for name in names]
         return web.Response(text="\n".join(lines) + "\n", status=503 if found else 200)
 
     async def scrape(_: web.Request) -> web.Response:

@@ -129,7 +129,10 @@ class World:
             "sideEffects": "None",
             "timeoutSeconds": 5,
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}},
-            "objectSelector": {"matchExpressions": [{"key": "unseen", "operator": "DoesNotExist"}]},
+            # A controller makes one in every new namespace.
+            "matchConditions": [
+                {"name": "of-ours", "expression": "!has(request.name) || request.name != 'kube-root-ca.crt'"}
+            ],
             "rules": [
                 {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"]},
             ],

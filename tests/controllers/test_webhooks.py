@@ -444,6 +444,7 @@ async def test_an_older_answer_that_comes_later_changes_nothing(world: World) ->
     go_on.set()
     await asking
     world.check(replica)
+    assert replica.keeper.tokens().current == world.token
 
 
 async def test_a_stale_replica_does_not_take_a_token_back(world: World) -> None:

@@ -334,6 +334,13 @@ def test_an_old_authority_gets_a_successor_and_nobody_meets_what_he_cannot_verif
     assert replaced == [6]
 
 
+def test_where_both_are_due_the_authority_that_is_known_signs(made):
+    keys, new = again(made, NOW + 2500 * DAY, token_life=None)
+    assert new[:2] == ("authority", "certificate")
+    assert is_trusted_by(keys.serving.certificate, made.authorities), "API servers have not heard of the other yet"
+    assert not is_trusted_by(keys.serving.certificate, authorities(keys.authorities)[0])
+
+
 def test_an_authority_that_has_ended_is_replaced_at_once_with_what_it_signed(made):
     keys, new = again(made, NOW + 3651 * DAY, token_life=None)
     assert new[:2] == ("authority", "certificate")

@@ -515,6 +515,7 @@ async def test_before_there_is_a_certificate_nobody_can_connect() -> None:
 
 async def test_old_versions_of_tls_are_refused(webhooks: Webhooks) -> None:
     await webhooks.start()
+    assert webhooks.certificate.context.minimum_version is ssl.TLSVersion.TLSv1_2, "whatever the system's default is"
     tls = webhooks.trusting()
     with pytest.warns(DeprecationWarning, match="deprecated"):
         tls.minimum_version, tls.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
@@ -544,7 +545,8 @@ async def test_a_connection_that_proves_nothing_is_ended_and_one_that_does_stays
     call = f"POST /admit/one/{TOKEN} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     writer.write(call)
     assert b"200" in await reader.readline()
-    for end in (idle, stranger):
+    later, _later = await asyncio.open_connection("127.0.0.1", webhooks.port, ssl=tls, server_hostname="127.0.0.1")
+    for end in (idle, stranger, later):
         with pytest.raises((ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(end.readexactly(1 << 20), 5)
     writer.write(call)
