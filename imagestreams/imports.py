@@ -298,10 +298,10 @@ class Importer:
         since = foreseen.pop(ticket.tag, None)
         if not foreseen:
             self._foreseen.pop(key, None)
-        if since is None:
-            return ticket
-        age = (self._clock() - since).total_seconds()
-        return replace(ticket, fresh=min(max(age, _INSTANT), _FRESH))
+        age = (self._clock() - since).total_seconds() if since else 0.0
+        if since is None or ticket.request or ticket.slot or age > _FRESH:
+            return ticket  # whoever asks by name, or at a polling slot, means the registry as it is now
+        return replace(ticket, fresh=max(age, _INSTANT))
 
     def forget(self, key: ObjectKey) -> None:
         """The stream is gone."""

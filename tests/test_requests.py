@@ -396,6 +396,64 @@ async def test_what_was_known_before_the_request_is_no_answer_to_it(world: World
     assert world.items("1") == [new, old]
 
 
+async def test_a_refresh_long_after_an_import_that_asked_nothing_asks(world: World):
+    """A suspended stream does not use what was foreseen; hours later it must not be taken for news."""
+    registry = world.registries["registry.test"]
+    registry.add("acme/web", "1", image(text="old"))
+    world.put_stream()
+    stream = world.stream()
+    stream["metadata"]["annotations"] = {"imagestreams.dev/suspend": "true"}
+    world.api.put(stream)
+    await world.settled()
+    await world.create(asking("web", "registry.test/acme/web:1"))
+    await world.settled()
+    world.clock.advance(hours=2)
+    await world.create(asking("other", "registry.test/acme/web:1"))
+    await world.settled()
+    new = registry.add("acme/web", "1", image(text="new"))
+    stream = world.stream()
+    stream["metadata"]["annotations"] = {}
+    world.api.put(stream)
+    await world.settled()
+    assert world.items("1") == [new]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        pytest.param(
+            {"managedFields": [{"operation": "Update"}, {"operation": "Apply"}]},
+            422,
+            "use kubectl create -f",
+            id="server-side apply",
+        ),
+        pytest.param({"annotations": {"x": "y" * 262_000}}, 422, "Too long", id="no room for our annotations"),
+        pytest.param({"name": "foo_bar"}, 422, "single dots or dashes", id="a name that no object can have"),
+    ],
+)
+async def test_what_could_not_be_stored_is_refused_in_words(
+    world: World, change: dict[str, Any], code: int, words: str
+):
+    world.registries["registry.test"].add("acme/web", "1", image())
+    value = asking(change.pop("name", "web"), "registry.test/acme/web:1", **change)
+    verdict = await world.process.door(world.review(value))
+    assert isinstance(verdict, Denied)
+    assert verdict.code == code
+    assert words in verdict.message
+
+
+async def test_who_waits_for_less_is_told_of_each_image_all_the_same(world: World):
+    registry = world.registries["registry.test"]
+    good = registry.add("acme/web", "1", image())
+    registry.add("acme/slow", "1", image(text="slow"))
+    registry.hold(path="acme/slow")
+    value = asking("web", "registry.test/acme/web:1", asked("registry.test/acme/slow:1", "slow"), is_import=False)
+    verdict = await world.process.door(replace(world.review(value), seconds=1.5))
+    assert isinstance(verdict, Allowed)
+    (status_,) = (each["value"] for each in verdict.patch if each["path"] == "/status")
+    assert results({"status": status_}) == [good, "Timeout"]
+
+
 async def test_a_request_does_not_join_what_was_asked_before_it(world: World):
     registry, answer = world.registries["registry.test"], asyncio.Event()
     old = registry.add("acme/web", "1", image(text="old"))

@@ -34,9 +34,9 @@ from imagestreams.core.imagestreamimport import (
     work_of,
     write_of,
 )
-from imagestreams.core.stamp import ForgedStamp, moment_of, unseal
+from imagestreams.core.stamp import MAX_STAMP, ForgedStamp, moment_of, unseal
 from imagestreams.core.stream import ImageStream, MalformedObject, ObjectKey, whole_seconds
-from imagestreams.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
+from imagestreams.kube.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from imagestreams.kube.events import EventType
 from imagestreams.kube.imagestreams import ObjectTooLarge
 from imagestreams.kube.imports import (
@@ -52,7 +52,10 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS: Final = 10  # to write a stream that others write, too
 _MAX_WORDS = 500  # of a mark
-_MAX_DELETED = 100  # in one sweep
+_MAX_DELETED = 1000  # in one sweep
+_KEPT_FOR = timedelta(hours=1)
+_MOST = MAX_REQUEST + MAX_STAMP + (32 << 10)  # bytes of a request as it is stored, with our annotations
+_NEWS = timedelta(minutes=2)  # in which every replica hears of a new key
 _GIVEN_UP = timedelta(days=1)  # after which a request goes that could never be answered
 _SECONDS = 60.0  # that an answer may take
 
@@ -116,6 +119,7 @@ class ImageStreamImportReconciler:
         self._slots = _Slots(limits, enqueue)
         self._alone = _Alone()
         self._finished: dict[ObjectKey, str] = {}  # uid by key: nothing is left to be done
+        self._kept: dict[ObjectKey, datetime] = {}  # what cannot be deleted, and until when that is not tried again
 
     async def reconcile(self, key: ObjectKey, _hints: frozenset[str] = frozenset()) -> None:
         """Carry the request on as far as it goes now; one whose turn to be answered has not come comes back."""
@@ -138,6 +142,7 @@ class ImageStreamImportReconciler:
             for meta in requests
             if meta.creation_timestamp is not None
             and not meta.deletion_timestamp
+            and self._kept.get(meta.key, now) <= now
             and now - meta.creation_timestamp >= (self._ttl if self._is_finished(meta) else max(_GIVEN_UP, self._ttl))
         ]
         deleted = 0
@@ -146,11 +151,14 @@ class ImageStreamImportReconciler:
                 deleted += await self._api.delete(meta)
             except ApiError as error:
                 log.warning("import request cannot be deleted", **_fields(meta.key), reason=error.message)
-                break
+                if error.retryable:
+                    break
+                self._kept[meta.key] = now + _KEPT_FOR  # a policy wants it to stay; the others are not to wait for it
         if deleted:
             log.info("import requests deleted that were done", requests=deleted)
         present = {request.metadata.key: request.metadata.uid for request in self._watched.values()}
         self._finished = {key: uid for key, uid in self._finished.items() if present.get(key) == uid}
+        self._kept = {key: until for key, until in self._kept.items() if key in present}
 
     def _is_finished(self, meta: RequestMetadata) -> bool:
         return self._finished.get(meta.key) == meta.uid
@@ -163,7 +171,7 @@ class ImageStreamImportReconciler:
             return await self._refuse(whole, str(error))
         if whole.is_carried_out and request.is_answered:
             return True
-        if (size := _size(whole.body)) > MAX_REQUEST:
+        if (size := _size(whole.body)) > _MOST:
             return await self._refuse(whole, f"it has {size} bytes; {MAX_REQUEST} are the most")
         requester = self._requester(whole, request)
         words = ""
@@ -171,8 +179,10 @@ class ImageStreamImportReconciler:
             words = await self._carry_out(request, requester, moment_of(request.requested_by))
             self._told(whole.metadata, words)
             if request.is_answered:
-                await self._api.mark(whole.metadata.key, whole.metadata.uid, self._mark(words))
-                return True
+                return await self._marked(whole, words)
+        if requester is None and request.is_answered and request.requested_by and self._keys():
+            # What a webhook has answered stays, even if its key is known to nobody any more.
+            return await self._marked(whole, "its stamp is not believed: ask again")
         if requester is not None and request.is_answered:
             return True
         if not (has_slot or self._slots.take(whole.metadata.key)):
@@ -200,6 +210,10 @@ class ImageStreamImportReconciler:
                 keys=keys,
             )
         except ForgedStamp as error:
+            if keys and request.is_answered and self._clock() - meta.creation_timestamp < _NEWS:
+                raise KeysUnknown(
+                    f"the stamp of import request {meta.key} may be of a key that is not known yet"
+                ) from None
             log.warning("import request with a false stamp", **_fields(meta.key), reason=str(error))
             self._announce(meta, "Warning", "ForgedStamp", f"nobody knows who asks: {error}")
             return None
@@ -295,6 +309,14 @@ class ImageStreamImportReconciler:
             else:
                 return True
         raise Disturbed(f"import request {meta.key} is changed all the time")
+
+    async def _marked(self, whole: WholeRequest, words: str) -> bool:
+        """Say on an answered request that it is done with."""
+        try:
+            await self._api.mark(whole.metadata.key, whole.metadata.uid, self._mark(words))
+        except Invalid as error:  # another has its name by now, or its annotations have no room for ours
+            log.warning("import request cannot be marked", **_fields(whole.metadata.key), reason=error.message)
+        return True
 
     def _mark(self, words: str) -> str:
         if words:

@@ -140,6 +140,7 @@ class WebhookKeeper:
         self._keys = Keys()
         self._adopted = 0
         self._previous_token = ""
+        self._former_stamp_key = b""
         self._previous_until = 0.0
         self._stamp_key_from = 0.0
         self._served: _Served | None = None
@@ -165,13 +166,14 @@ class WebhookKeeper:
 
     def stamp_key(self) -> bytes:
         """What to make stamps with. A new key is used only when every replica must have heard of it."""
-        if self._keys.stamp_key_previous and self._monotonic() < self._stamp_key_from:
-            return self._keys.stamp_key_previous
+        if self._former_stamp_key and self._monotonic() < self._stamp_key_from:
+            return self._former_stamp_key
         return self._keys.stamp_key
 
     def stamp_keys(self) -> tuple[bytes, ...]:
         """With which of them a stamp may have been made."""
-        return tuple(key for key in (self._keys.stamp_key, self._keys.stamp_key_previous) if key)
+        known = (self._keys.stamp_key, self._keys.stamp_key_previous, self._former_stamp_key)
+        return tuple(dict.fromkeys(key for key in known if key))
 
     @property
     def expires(self) -> datetime | None:
@@ -376,6 +378,8 @@ class WebhookKeeper:
             self._previous_token = keys.token_previous or known.token
             self._previous_until = now + self._left(_PREVIOUS_TOKEN, since)
         if known.stamp_key != keys.stamp_key:
+            # A Secret that was deleted comes back without it, too; requests that it has stamped are still on their way.
+            self._former_stamp_key = keys.stamp_key_previous or known.stamp_key
             since = None if known.stamp_key else keys.stamp_key_at
             self._stamp_key_from = now + self._left(_NEW_STAMP_KEY, since)
 

@@ -55,6 +55,7 @@ class Review:
         name: may be empty, where the API server has still to make it from generateName.
         object: JSON, as it would be stored; empty where there is none (DELETE).
         old: JSON, as it is stored; empty where there is none (CREATE).
+        seconds: until the API server gives up, less a moment to answer; 0 where that is not known.
     """
 
     uid: str
@@ -70,6 +71,7 @@ class Review:
     object: bytes
     old: bytes
     is_dry_run: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,11 +68,13 @@ MAX_REQUEST: Final = 768 << 10  # bytes of one without
 MAX_DESCRIBED: Final = 50  # tags of a repository; the others are only named
 
 _MAX_TAGS = 2500  # of a stream, as its schema says
-_MAX_SOURCE = 600  # characters of a source, as the stream's schema says
+# Characters of a source, and of a repository, as the stream's schema says.
+_MAX_SOURCE = 600
+_MAX_REPOSITORY = 512
 _MAX_MESSAGE = 1000  # characters
 _SHORT_MESSAGE = 100
 _MAX_KEPT = 2 << 20  # bytes of descriptions of one request in memory
-_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 _MODES = ("", "Legacy", "PreserveOriginal")
 _REFERENCE_POLICIES = ("", "Source", "Local")
 _SUCCESS: Final = {"metadata": {}, "status": "Success"}
@@ -377,7 +379,7 @@ def _problems_of_repository(request: ImageStreamImport, repository: AskedReposit
     path = "spec.repository"
     yield from _problems_of_asked(path, repository)
     if repository.kind == "DockerImage" and repository.name:
-        words = _fault(repository.name)
+        words = _fault(repository.name, _MAX_REPOSITORY)
         reference = _parsed(repository.name)
         if reference and (reference.tag or reference.digest or not reference.name):
             words = "must be a repository, without a tag or digest, as in quay.io/team/app"
@@ -388,10 +390,10 @@ def _problems_of_repository(request: ImageStreamImport, repository: AskedReposit
         yield FieldProblem(f"{path}.importPolicy.scheduled", f"Invalid value: true: {words}")
 
 
-def _fault(name: str) -> str:
+def _fault(name: str, most: int = _MAX_SOURCE) -> str:
     """Why the text is no image, or empty."""
-    if len(name) > _MAX_SOURCE:
-        return f"must have at most {_MAX_SOURCE} characters"
+    if len(name) > most:
+        return f"must have at most {most} characters"
     try:
         ImageReference.parse(name)
     except InvalidReference as error:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, assert_never
 
 import structlog
@@ -248,7 +248,7 @@ class Admission:
                 async with asyncio.timeout_at(ends):
                     return self._refuse(call, await _uid(request))
             async with asyncio.timeout_at(ends):
-                review = await _review(request)
+                review = replace(await _review(request), seconds=ends - asyncio.get_running_loop().time())
             call.operation = review.operation if review.operation in _OPERATIONS else "other"
             with room.shared(size, review) as is_share_left:
                 if not is_share_left or self._in_flight[call.name] >= call.door.in_flight:

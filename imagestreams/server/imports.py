@@ -53,10 +53,20 @@ log = structlog.get_logger(__name__)
 SECONDS: Final = 25.0
 """What an answer may take, of the 30 s that an API server waits for a webhook at most."""
 
+# Seconds.
+_MARGIN = 0.5  # in which an answer is put together
+_LEAST = 0.1
+
 _PATIENCE = 0.6  # of that may be spent waiting for a turn: the rest is for the answer
 _AGAIN = 5  # seconds after which whoever found no turn may ask again
 
+_MAX_ANNOTATIONS = (256 << 10) - 2048  # bytes of all; what is left is for the mark and our annotations' names
+
 _Operation = dict[str, object]
+
+
+class _Manager(msgspec.Struct, frozen=True):
+    operation: str = ""
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -66,6 +76,7 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
     generate_name: str | None = None
     resource_version: msgspec.Raw = msgspec.Raw()
     annotations: dict[str, Any] | None = None
+    managed_fields: tuple[_Manager, ...] | None = None
 
 
 class _Object(msgspec.Struct, frozen=True):
@@ -127,6 +138,9 @@ class ImportDoor:
         return Denied(403, "Forbidden", words) if words else Allowed()
 
     async def _create(self, review: Review) -> Verdict:
+        if _is_applied(review.object):
+            words = "an ImageStreamImport is a question, and cannot be applied server-side: use kubectl create -f"
+            return Denied(422, "Invalid", words)
         if len(review.object) > MAX_REQUEST:
             return Denied(413, "RequestEntityTooLarge", f"an import request has at most {MAX_REQUEST} bytes")
         try:
@@ -137,16 +151,17 @@ class ImportDoor:
             return Denied(400, "BadRequest", "the namespaces of the object and of the request differ")
         if problems := problems_of(request):
             return Denied(422, "Invalid", invalid_message(request, problems, group=self._group))
+        seconds = max(_LEAST, min(self._seconds, review.seconds - _MARGIN)) if review.seconds else self._seconds
         at, begin = self._clock(), asyncio.get_running_loop().time()
         async with contextlib.AsyncExitStack() as turn:
             try:
-                async with asyncio.timeout_at(begin + self._seconds * _PATIENCE):
+                async with asyncio.timeout_at(begin + seconds * _PATIENCE):
                     await turn.enter_async_context(self._turns.taken(review.namespace, review.requester.username))
             except (Crowded, TimeoutError):
                 whose = f"of namespace {review.namespace}, or of {review.requester.username},"
                 words = f"too many import requests {whose} are being answered; try again in a few seconds"
                 return Denied(429, "TooManyRequests", words, retry_after=_AGAIN)
-            return await self._answer(review, request, at, begin + self._seconds, f"{self._seconds:g}s")
+            return await self._answer(review, request, at, begin + seconds, f"{seconds:.2g}s")
 
     async def _answer(
         self, review: Review, request: ImageStreamImport, at: datetime, deadline: float, budget: str
@@ -194,7 +209,23 @@ class ImportDoor:
             metadata = _OBJECT.decode(review.object).metadata
         except (InvalidStamp, msgspec.DecodeError) as error:
             return Denied(422, "Invalid", str(error))
+        if _size_of(metadata.annotations) + len(stamp) > _MAX_ANNOTATIONS:
+            return Denied(422, "Invalid", "metadata.annotations: Too long: they leave no room for those of the webhook")
         return Allowed(patch=tuple(_patch(metadata, key.name, stamp, status)))
+
+
+def _is_applied(body: bytes) -> bool:
+    """Whether it is created by a server-side apply: that is for the name in its path, which can be no other then."""
+    try:
+        managers = _OBJECT.decode(body).metadata.managed_fields or ()
+    except msgspec.DecodeError:
+        return False  # what is wrong with it is said of the whole
+    return any(manager.operation == "Apply" for manager in managers)
+
+
+def _size_of(annotations: dict[str, Any] | None) -> int:
+    """Bytes, as the API server counts them."""
+    return sum(len(name.encode()) + len(str(text).encode()) for name, text in (annotations or {}).items())
 
 
 def _patch(metadata: _Metadata, stream: str, stamp: str, status: dict[str, object]) -> list[_Operation]:

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from dev.images import image
+from imagestreams.controllers import imagestreamimport as module
 from imagestreams.controllers.imagestreamimport import ATTEMPTS, KeysUnknown, RequestLimits
 from imagestreams.core.stamp import seal
 from imagestreams.core.stream import ObjectKey
@@ -313,7 +314,7 @@ async def test_each_is_carried_out_for_whoever_asked(world: World):
     [
         pytest.param(asking("web") | {"spec": {"import": "yes"}}, "not understood", id="another type"),
         pytest.param(asking("web") | {"spec": {"images": [{"from": "x"}]}}, "not understood", id="deep inside"),
-        pytest.param(asking("web", PULL, annotations={"x": "y" * 800_000}), "800", id="too large"),
+        pytest.param(asking("web", PULL, annotations={"x": "y" * 900_000}), "900", id="too large"),
     ],
 )
 async def test_what_cannot_be_read_is_answered_as_that(unguarded: World, value: Object, words: str):
@@ -424,7 +425,10 @@ async def test_a_request_that_is_not_done_stays_for_a_day(world: World):
     assert world.requests() == []
 
 
-async def test_a_sweep_deletes_a_few_the_oldest_first_and_no_other_of_that_name(unguarded: World):
+async def test_a_sweep_deletes_a_few_the_oldest_first_and_no_other_of_that_name(
+    unguarded: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "_MAX_DELETED", 100)
     world = unguarded
     await world.kill()
     begin = world.clock()
@@ -449,6 +453,59 @@ async def test_a_sweep_deletes_a_few_the_oldest_first_and_no_other_of_that_name(
     await process.reconciler.sweep()
     left = {each["metadata"]["name"] for each in world.requests()}
     assert left == {"r000", "r001", "r002", "r003", "r004", "r104"}
+
+
+async def test_one_that_must_not_be_deleted_does_not_hold_up_the_others(world: World):
+    world.registries["registry.test"].add("acme/web", "1", image())
+    for name in ("first", "second"):
+        await world.create(asking(name, PULL, is_import=False))
+        world.clock.advance(seconds=1)
+    await world.settled()
+    world.clock.advance(minutes=11)
+    world.api.inject(status(403, "Forbidden", "a policy keeps it"), when=lambda seen: seen.verb == "delete", times=1)
+    await world.process.reconciler.sweep()
+    (left,) = world.requests()
+    await world.process.reconciler.sweep()
+    assert world.requests() == [left], "it is not asked for at each sweep"
+    world.clock.advance(hours=2)
+    await world.process.reconciler.sweep()
+    assert world.requests() == []
+
+
+async def test_an_answer_stays_though_its_stamp_is_of_a_key_that_is_gone(world: World):
+    """The Secret was deleted between answer and controller: nothing is carried out, and nobody's answer is lost."""
+    made = world.registries["registry.test"].add("acme/web", "1", image())
+    value = await world.admitted(asking("web", PULL))
+    world.keys = (b"n" * 32,)
+    world.has_webhook = False
+    stored = await world.create(value)
+    name = stored["metadata"]["name"]
+    key = ObjectKey("shop", name)
+    await until(lambda: key in world.process.watched.store)
+    with pytest.raises(KeysUnknown):
+        await world.process.reconciler.reconcile(key)
+    assert world.mark(name) == "", "another replica may have told us late"
+    world.clock.advance(minutes=3)
+    await world.process.reconciler.reconcile(key)
+    assert world.mark(name).startswith("failed: its stamp is not believed")
+    assert results(world.request(name)) == [made]
+    assert world.stream() is None
+
+
+async def test_one_without_room_for_a_mark_is_carried_out_once(world: World):
+    made = world.registries["registry.test"].add("acme/web", "1", image())
+    value = await world.admitted(asking("web", PULL))
+    world.has_webhook = False
+    too_long = status(422, "Invalid", "metadata.annotations: Too long")
+    world.api.inject(
+        too_long, when=lambda seen: (seen.verb, seen.resource) == ("patch", "imagestreamimports"), times=-1
+    )
+    stored = await world.create(value)
+    await until(lambda: world.items("1") == [made])
+    await world.settled()
+    reviews = len(world.reviews)
+    await world.process.reconciler.reconcile(ObjectKey("shop", stored["metadata"]["name"]))
+    assert len(world.reviews) == reviews, "it is not begun anew"
 
 
 async def test_a_sweep_that_fails_is_no_end(world: World):

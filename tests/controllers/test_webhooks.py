@@ -626,9 +626,13 @@ async def test_a_secret_that_is_deleted_means_new_keys_and_no_call_fails(world: 
     world.apply()
     one, other = await world.start(), await world.start()
     old_token, old, old_bundle = world.token, one.certificate, world.bundle
+    stamp_key = one.keeper.stamp_key()
     world.api.remove("v1", "secrets", NAMESPACE, NAME)
     await world.wait(seconds=1)
     assert world.token != old_token
+    for replica in (one, other):
+        assert replica.keeper.stamp_key() == stamp_key, "the others may not have heard of the new one yet"
+        assert stamp_key in replica.keeper.stamp_keys(), "requests that are stamped with it are on their way"
     assert world.path == f"/admit/imports/{world.token}"
     for replica in (one, other):
         assert replica.certificate == old, "API servers may not have heard of the new authority yet"

@@ -182,6 +182,22 @@ def test_a_review_that_somebody_else_posts_is_not_even_read(hooked: Hooked):
         assert refused.value.code == 404
 
 
+def test_a_request_that_is_applied_server_side_is_refused_in_words(hooked: Hooked, people: People, path: str):
+    request = recorded("oc-import-image-first", path=path)
+    request["metadata"]["namespace"] = people().namespace
+    done = hooked.plane.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(request), check=False)
+    assert done.returncode == 1
+    assert "use kubectl create -f" in done.stderr, done.stderr
+
+
+def test_an_impatient_client_is_told_of_each_image(hooked: Hooked, people: People, path: str):
+    jane = people()
+    digest = push(hooked.registry, path, "stable", image(text="one"))
+    request = recorded("oc-import-image-dry-run", path=path)
+    answer = jane.post(request, timeout="8s")
+    assert read_answer(answer["status"]).images[0].image.metadata.name == digest
+
+
 def test_twenty_imports_of_one_stream_at_once(hooked: Hooked, people: People, path: str):
     jane = people()
     digests = {f"v{number}": push(hooked.registry, path, f"v{number}", image(text=str(number))) for number in range(20)}
