@@ -184,7 +184,7 @@ class Webhooks:
             api=self._imports,
             requests=self._requests,
             turns=Turns(),
-            keys=lambda: tuple(filter(None, [self._keeper.stamp_key()])),
+            key=self._keeper.stamp_key,
             group=self._settings.api_group,
             controller=name,
             clock=self._clock,

@@ -273,7 +273,7 @@ class Process:
             api=self.api,
             requests=self.requests,
             turns=self.turns,
-            keys=lambda: world.keys or (),
+            key=lambda: next(iter(world.keys or ()), b""),
             group=GROUP,
             controller=CONTROLLER,
             clock=clock,

@@ -20,22 +20,13 @@ from imagestreams.cli.options import (
     seconds,
     switch,
 )
-from imagestreams.cli.tag_options import check_output, filled
+from imagestreams.cli.tag_options import Where, check_output, filled
 
 if TYPE_CHECKING:
-    from imagestreams.cli.api import Client, Resource
     from imagestreams.core.stream import ImageStream
     from imagestreams.core.trigger import Hold, Workload, WorkloadKind
 
 Object = dict[str, Any]
-
-
-class _Where(NamedTuple):
-    """The namespace that is acted in, and by what."""
-
-    client: Client
-    resource: Resource
-    namespace: str
 
 
 class _Flags(NamedTuple):
@@ -102,7 +93,7 @@ def command(
     stream, tag = ("", "") if is_workload else named_tag(name)
     flags = _Flags(wait and dry_run == "none", timeout, dry_run, output)
     with connected(**connection) as (client, access):
-        where = _Where(client, client.image_streams(), access.namespace)
+        where = Where(client, client.image_streams(), access.namespace)
         if is_workload:
             _resume_workload(where, DEPLOYMENT, rest, container or "", flags)
         else:
@@ -113,7 +104,7 @@ def command(
 # ---- tags ----
 
 
-def _resume_tag(where: _Where, stream: str, tag: str, flags: _Flags) -> None:
+def _resume_tag(where: Where, stream: str, tag: str, flags: _Flags) -> None:
     from imagestreams.cli.editing import DRY_RUN, edit, encoded  # noqa: PLC0415
     from imagestreams.cli.output import show  # noqa: PLC0415
     from imagestreams.cli.pinning import pin_of, unpinned  # noqa: PLC0415
@@ -186,7 +177,7 @@ def _now(stream: ImageStream, tag: str) -> list[str]:
     return lines
 
 
-def _wait_for_tag(where: _Where, stream: str, tag: str, value: Object, timeout: float | None) -> Object:
+def _wait_for_tag(where: Where, stream: str, tag: str, value: Object, timeout: float | None) -> Object:
     """The stream once the tag was let go and looked up."""
     from imagestreams.cli.editing import decoded, encoded  # noqa: PLC0415
     from imagestreams.cli.pinning import pin_of  # noqa: PLC0415
@@ -225,7 +216,7 @@ def _is_let_go(stream: ImageStream, tag: str) -> bool:
 # ---- workloads ----
 
 
-def _resume_workload(where: _Where, kind: WorkloadKind, name: str, container: str, flags: _Flags) -> None:
+def _resume_workload(where: Where, kind: WorkloadKind, name: str, container: str, flags: _Flags) -> None:
     from imagestreams.cli.editing import DRY_RUN, decoded  # noqa: PLC0415
     from imagestreams.cli.following import resource_of  # noqa: PLC0415
     from imagestreams.cli.output import show  # noqa: PLC0415
@@ -247,7 +238,7 @@ def _resume_workload(where: _Where, kind: WorkloadKind, name: str, container: st
 
 
 def _let_go(
-    where: _Where, kind: WorkloadKind, name: str, container: str, dry_run: str
+    where: Where, kind: WorkloadKind, name: str, container: str, dry_run: str
 ) -> tuple[tuple[Hold, ...], list[str], bytes]:
     """Release what is held: that, a line on each container, and the object's JSON then."""
     from imagestreams.cli.api import JSON_PATCH, Refused  # noqa: PLC0415
@@ -300,7 +291,7 @@ def _read(kind: WorkloadKind, body: bytes) -> Workload:
         raise Failure(f"error: the server's object is malformed: {error}") from error
 
 
-def _holds(where: _Where, workload: Workload, named: str, container: str) -> tuple[tuple[Hold, ...], list[str]]:
+def _holds(where: Where, workload: Workload, named: str, container: str) -> tuple[tuple[Hold, ...], list[str]]:
     """What is held, and a line on each container; raises Failure where none follows a tag."""
     from imagestreams.cli.following import shown  # noqa: PLC0415
     from imagestreams.cli.listing import Streams  # noqa: PLC0415
@@ -357,7 +348,7 @@ def _release(workload: Workload, held: tuple[Hold, ...]) -> list[Object]:
 
 
 def _wait_for_workload(
-    where: _Where, kind: WorkloadKind, value: Object, held: tuple[Hold, ...], timeout: float | None
+    where: Where, kind: WorkloadKind, value: Object, held: tuple[Hold, ...], timeout: float | None
 ) -> Object:
     """The object once the controller has served the containers again."""
     from imagestreams.cli.editing import decoded  # noqa: PLC0415

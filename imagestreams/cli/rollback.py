@@ -22,21 +22,12 @@ from imagestreams.cli.options import (
     seconds,
     switch,
 )
-from imagestreams.cli.tag_options import check_output, filled
+from imagestreams.cli.tag_options import Where, check_output, filled
 
 if TYPE_CHECKING:
-    from imagestreams.cli.api import Client, Resource
     from imagestreams.cli.revisions import History, Revision
 
 Object = dict[str, Any]
-
-
-class _Where(NamedTuple):
-    """The namespace that is acted in, and by what."""
-
-    client: Client
-    resource: Resource
-    namespace: str
 
 
 class _Wanted(NamedTuple):
@@ -118,7 +109,7 @@ def command(
         raise Misuse("error: --to and --revision both say where to go back to; leave one out")
     wanted = _Wanted(*named_tag(name), to, revision, reason)
     with connected(**connection) as (client, access):
-        where = _Where(client, client.image_streams(), access.namespace)
+        where = Where(client, client.image_streams(), access.namespace)
         done = _pin(where, wanted, is_checked=not unchecked, dry_run=dry_run, timeout=timeout)
         is_waited = wait and dry_run == "none"
         if is_waited:
@@ -143,7 +134,7 @@ def _taken_back(wanted: _Wanted) -> str:
     return f"The pin is written; to take it back: imagestreams resume {wanted.stream}:{wanted.tag}"
 
 
-def _pin(where: _Where, wanted: _Wanted, *, is_checked: bool, dry_run: str, timeout: float | None) -> _Done:
+def _pin(where: Where, wanted: _Wanted, *, is_checked: bool, dry_run: str, timeout: float | None) -> _Done:
     """Choose the revision, have it checked, and write the pin."""
     from datetime import UTC, datetime  # noqa: PLC0415
 
@@ -181,7 +172,7 @@ def _pin(where: _Where, wanted: _Wanted, *, is_checked: bool, dry_run: str, time
     return _Done(edited.after, seen.current, target, edited.is_changed)
 
 
-def _check(where: _Where, value: Object, history: History, target: Revision, timeout: float | None) -> None:
+def _check(where: Where, value: Object, history: History, target: Revision, timeout: float | None) -> None:
     """Refuse what the registry does not have any more, or where that cannot be found out."""
     from imagestreams.cli.api import Refused  # noqa: PLC0415
     from imagestreams.cli.lookups import Ask, look_up  # noqa: PLC0415
@@ -214,7 +205,7 @@ def _uncheckable(target: Revision) -> str:
     return f"  So it cannot be said whether the registry still has {target.pull_spec}."
 
 
-def _wait(where: _Where, wanted: _Wanted, done: _Done, timeout: float | None) -> Object:
+def _wait(where: Where, wanted: _Wanted, done: _Done, timeout: float | None) -> Object:
     """The stream once the controller has carried the pin out."""
     from imagestreams.cli.editing import decoded, encoded  # noqa: PLC0415
     from imagestreams.cli.pinning import pin_of  # noqa: PLC0415
@@ -258,7 +249,7 @@ def _tell(done: _Done, named: str, wanted: _Wanted, dry_run: str, *, is_waited: 
     click.echo("\n".join(map(printable, lines)))
 
 
-def _tell_followers(where: _Where, wanted: _Wanted) -> None:
+def _tell_followers(where: Where, wanted: _Wanted) -> None:
     """Say who goes with the tag, as far as that can be found out. What was done stays done if it cannot."""
     from imagestreams.cli import options  # noqa: PLC0415
     from imagestreams.cli.api import ApiError  # noqa: PLC0415

@@ -1,8 +1,8 @@
-"""The flags by which commands say how a tag is imported, and what holds for the values of all that write."""
+"""The flags by which commands say how a tag is imported, and what holds for all commands that write."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -11,7 +11,17 @@ from imagestreams.cli.options import Failure, Misuse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imagestreams.cli.api import Client, Resource
+
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
+
+
+class Where(NamedTuple):
+    """The namespace that is acted in, and by what."""
+
+    client: Client
+    resource: Resource
+    namespace: str
 
 
 def filled(text: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -93,7 +93,7 @@ class ImportDoor:
         api: reads streams, and asks for rights.
         requests: answers them.
         turns: whose turn it is to be answered.
-        keys: of stamps, the present one first; none while it is not known.
+        key: to seal stamps with; empty while it is not known.
         group: the API group.
         controller: the user name by which the API server knows the controller: it alone may change requests.
         clock: aware, UTC.
@@ -106,13 +106,13 @@ class ImportDoor:
         api: ImageStreamImports,
         requests: ImportRequests,
         turns: Turns,
-        keys: Callable[[], Sequence[bytes]],
+        key: Callable[[], bytes],
         group: str,
         controller: str,
         clock: Callable[[], datetime],
         seconds: float = SECONDS,
     ) -> None:
-        self._api, self._requests, self._turns, self._keys = api, requests, turns, keys
+        self._api, self._requests, self._turns, self._key = api, requests, turns, key
         self._group, self._controller, self._clock, self._seconds = group, controller, clock, seconds
 
     async def __call__(self, review: Review) -> Verdict:
@@ -194,8 +194,8 @@ class ImportDoor:
         """The request with its answer, and with whom it is from. The moment is that at which it came: whoever carries
         it out takes no answer of a registry that is older.
         """
-        keys = self._keys()
-        if not keys:
+        key_of_stamps = self._key()
+        if not key_of_stamps:
             return _unavailable("the key by which requests are stamped is not known yet")
         try:
             stamp = seal(
@@ -204,7 +204,7 @@ class ImportDoor:
                 stream=key.name,
                 spec=spec_of(review.object),
                 at=at,
-                key=keys[0],
+                key=key_of_stamps,
             )
             metadata = _OBJECT.decode(review.object).metadata
         except (InvalidStamp, msgspec.DecodeError) as error:
