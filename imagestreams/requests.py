@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from imagestreams.core.admission import Requester
+from imagestreams.core.answering import MAX_BYTES, Work, kept, questions_of, status_of
 from imagestreams.core.following import Streams, no_streams
-from imagestreams.core.imagestreamimport import MAX_BYTES, Work, kept, questions_of, status_of
 from imagestreams.core.keychain import Entry
 from imagestreams.core.lookup import Answer
 from imagestreams.core.stream import ImageStream, ObjectKey

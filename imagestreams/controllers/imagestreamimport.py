@@ -23,15 +23,14 @@ import structlog
 
 from imagestreams import metrics
 from imagestreams.core.admission import Requester
+from imagestreams.core.answering import MAX_BYTES, work_of
 from imagestreams.core.imagestreamimport import (
-    MAX_BYTES,
     MAX_REQUEST,
     ImageStreamImport,
     decode_request,
     edit_of,
     spec_of,
     target_of,
-    work_of,
     write_of,
 )
 from imagestreams.core.stamp import MAX_STAMP, ForgedStamp, moment_of, unseal

@@ -21,8 +21,8 @@ import msgspec
 import structlog
 
 from imagestreams.core.admission import Allowed, Denied, Review, Verdict
+from imagestreams.core.answering import MAX_BYTES, work_of
 from imagestreams.core.imagestreamimport import (
-    MAX_BYTES,
     MAX_REQUEST,
     ImageStreamImport,
     conflict_of,
@@ -34,7 +34,6 @@ from imagestreams.core.imagestreamimport import (
     spec_of,
     tampering,
     target_of,
-    work_of,
 )
 from imagestreams.core.stamp import (
     IMAGE_STREAM_ANNOTATION,

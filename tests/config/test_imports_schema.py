@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from imagestreams import settings
-from imagestreams.core.imagestreamimport import MAX_IMAGES, decode_request, edit_of, spec_of, status_of, work_of
+from imagestreams.core.answering import status_of, work_of
+from imagestreams.core.imagestreamimport import MAX_IMAGES, decode_request, edit_of, spec_of
 from imagestreams.core.stamp import IMAGE_STREAM_ANNOTATION, canonical
 from imagestreams.core.wish import ImportRules
 from tests.config.test_schema import fields

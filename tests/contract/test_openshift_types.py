@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dev.images import DOCKER_MANIFEST, Image, Index, digest_of, image, index
+from imagestreams.core.answering import questions_of, status_of, work_of
 from imagestreams.core.image import image_object
-from imagestreams.core.imagestreamimport import Stored, decode_request, edit_of, questions_of, status_of, work_of
+from imagestreams.core.imagestreamimport import Stored, decode_request, edit_of
 from imagestreams.core.lookup import (
     Answer,
     Described,

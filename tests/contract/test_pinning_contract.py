@@ -262,6 +262,12 @@ def test_labels_that_are_null(world: World):
     assert world.image() == A
 
 
+def is_settled(deployment: Json) -> bool:
+    """Whether its controller has written all that it will of this rollout: the condition is its last word."""
+    conditions = {each["type"]: each.get("reason") for each in deployment["status"].get("conditions", ())}
+    return conditions.get("Progressing") == "NewReplicaSetAvailable"
+
+
 # --- a manifest, again ------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +276,7 @@ def test_labels_that_are_null(world: World):
 def test_the_manifest_applied_again_writes_nothing(world: World, how: tuple[str, ...], image: str):
     world.apply(web(image), *how)
     assert world.rollouts() == [A]
-    until(lambda: world.get()["status"].get("availableReplicas") == 1)
+    until(lambda: is_settled(world.get()))
     before = world.get()
     world.apply(web(image), *how)
     after = world.get()

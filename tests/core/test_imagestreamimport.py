@@ -13,28 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagestreams.core.answering import MAX_BYTES, MAX_DESCRIBED, Work, kept, questions_of, status_of, work_of
 from imagestreams.core.image import LEFT_OUT_ANNOTATION, image_object
 from imagestreams.core.imagestreamimport import (
-    MAX_BYTES,
-    MAX_DESCRIBED,
     MAX_IMAGES,
     Edit,
     Stored,
-    Work,
     conflict_of,
     decode_request,
     edit_of,
     edited,
     generate_name,
     invalid_message,
-    kept,
     problems_of,
-    questions_of,
     spec_of,
-    status_of,
     tampering,
     target_of,
-    work_of,
     write_of,
 )
 from imagestreams.core.keychain import Credential, Entry
