@@ -39,6 +39,7 @@ from imagestreams.kube.images import ImageObjects
 from imagestreams.kube.imagestreams import ImageStreams, ObjectTooLarge
 from imagestreams.kube.imports import ImageStreamImports, ImportRequest, RequestMetadata
 from imagestreams.kube.lease import Leadership
+from imagestreams.kube.skew import Skew
 from imagestreams.kube.watch import OnChange, Reflector
 from imagestreams.kube.workloads import WorkloadObject, Workloads
 from imagestreams.requests import ImportRequests, RequestKey
@@ -118,6 +119,9 @@ class Controller:
 
     def __init__(self, cluster: Cluster, settings: Settings, *, clock: Callable[[], datetime]) -> None:
         self._cluster, self._settings, self._clock = cluster, settings, clock
+        self._skew = Skew()
+        cluster.on_date = self._compare_clocks
+        metrics.clock_skew.set_function(lambda: self._skew.seconds)
         self._api = ImageStreams(cluster, settings.api_group)
         self._workloads = Workloads(cluster, settings.api_group)
         self._recorder = EventRecorder(cluster, clock=clock, on_drop=metrics.events_dropped.inc)
@@ -370,7 +374,7 @@ class Controller:
     def _new_request_reconciler(self, importer: Importer) -> ImageStreamImportReconciler:
         def hint(key: ObjectKey, tags: frozenset[str], since: datetime) -> None:
             importer.foresee(key, tags, since)
-            self._stream_queue.add(key, tags)
+            self._stream_queue.add(key)  # without hints: those are of others, and mean what came since
 
         return ImageStreamImportReconciler(
             watched=self._import_requests.store,
@@ -559,9 +563,18 @@ class Controller:
         return {check: problem for check, problem in found.items() if problem}
 
     def _warnings(self) -> dict[str, str]:
-        """What will keep it from being ready, by check."""
-        warning = self._webhooks.warning if self._webhooks else None
-        return {"webhooks": warning} if warning else {}
+        """What people must be told, and is no reason yet not to be ready, by check."""
+        found = {"api-server": self._skew.warning, "webhooks": self._webhooks.warning if self._webhooks else None}
+        return {check: warning for check, warning in found.items() if warning}
+
+    def _compare_clocks(self, date: str, sent: float, arrived: float) -> None:
+        """The API server has answered, and said what its clock says."""
+        if not self._skew.note(date, sent, arrived):
+            return
+        if self._skew.warning:
+            log.warning("the clocks differ", reason=self._skew.warning)
+        else:
+            log.info("the clocks agree again", seconds=self._skew.seconds)
 
     def _conditions(self) -> Iterator[tuple[str, str | None]]:
         """The checks of the parts, and why each fails, if it does."""

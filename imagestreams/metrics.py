@@ -96,6 +96,10 @@ reconcile_duration = Histogram(
     "imagestreams_reconcile_duration_seconds", "Time of one reconcile.", ["queue"], buckets=_SECONDS
 )
 kube_requests = Counter("imagestreams_kube_requests_total", "Requests to the API server.", ["verb", "resource", "code"])
+clock_skew = Gauge(
+    "imagestreams_clock_skew_seconds",
+    "By how much our clock is ahead of the API server's, at least; negative: behind.",
+)
 events_dropped = Counter("imagestreams_events_dropped_total", "Kubernetes Events that were not written.")
 streams = Gauge("imagestreams_streams", "Image streams in the store.")
 leader = Gauge("imagestreams_leader", "1 while this replica holds the Lease.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import structlog
 
 from imagestreams import metrics
 from imagestreams.controllers.webhooks import WebhookKeeper
-from imagestreams.core.admission import Denied, Review, Verdict
+from imagestreams.core.admission import DOORS, Denied, DoorName, Review, Verdict
 from imagestreams.kube.cluster import ApiError, Cluster
 from imagestreams.kube.webhooks import Configurations, KeySecret, TlsSecret
 from imagestreams.requests import Turns
@@ -91,7 +91,7 @@ class Webhooks:
         self._certificate = ServingCertificate(settings.webhook_client_ca)
         self._keeper = self._new_keeper()
         self._admission = Admission(
-            self._doors(),
+            {name: self._door(name) for name in DOORS},
             self._keeper.tokens,
             refresh=self._keeper.refresh,
             client_name=settings.webhook_client_name,
@@ -134,39 +134,45 @@ class Webhooks:
 
     # --- doors
 
-    def _doors(self) -> dict[str, Door]:
+    def _door(self, name: DoorName) -> Door:
         settings = self._settings
-        pinning = PinningDoor(
-            streams=self._streams.store.get,
-            synced=self._knows_all,
-            may_pull=self._workloads.may_pull,
-            rules=lambda: trigger_rules_of(settings, self._access.policy),
-            excluded=self._excluded,
-            is_observing=settings.observe,
-            clock=self._clock,
-        )
-        resolving = ResolvingDoor(
-            streams=self._streams.store.get,
-            synced=self._knows_all,
-            policy=lambda: self._access.policy,
-            excluded=self._excluded,
-            is_observing=settings.observe,
-        )
-        pins = PinsDoor(group=settings.api_group, clock=self._clock)
-        return {
-            "imports": Door(
-                self._review_import,
-                IMPORT_SECONDS + 2,
-                _IMPORT_CALLS,
-                fails_open=False,
-                room=_IMPORT_ROOM,
-                share=_IMPORT_SHARE,
-            ),
-            "pinning": Door(pinning, _QUICK, _QUICK_CALLS, fails_open=True),
-            "resolving": Door(resolving, _QUICK, _QUICK_CALLS, fails_open=True),
-            "pins": Door(pins, _QUICK, _QUICK_CALLS, fails_open=True),
-            "imagestreamtags": Door(deny_image_stream_tags, _QUICK, _QUICK_CALLS, fails_open=False),
-        }
+        match name:
+            case DoorName.IMPORTS:
+                return Door(
+                    self._review_import,
+                    IMPORT_SECONDS + 2,
+                    _IMPORT_CALLS,
+                    fails_open=False,
+                    room=_IMPORT_ROOM,
+                    share=_IMPORT_SHARE,
+                )
+            case DoorName.PINNING:
+                pinning = PinningDoor(
+                    streams=self._streams.store.get,
+                    synced=self._knows_all,
+                    may_pull=self._workloads.may_pull,
+                    rules=lambda: trigger_rules_of(settings, self._access.policy),
+                    excluded=self._excluded,
+                    is_observing=settings.observe,
+                    clock=self._clock,
+                )
+                return Door(pinning, _QUICK, _QUICK_CALLS, fails_open=True)
+            case DoorName.RESOLVING:
+                resolving = ResolvingDoor(
+                    streams=self._streams.store.get,
+                    synced=self._knows_all,
+                    policy=lambda: self._access.policy,
+                    excluded=self._excluded,
+                    is_observing=settings.observe,
+                )
+                return Door(resolving, _QUICK, _QUICK_CALLS, fails_open=True)
+            case DoorName.PINS:
+                pins = PinsDoor(group=settings.api_group, clock=self._clock)
+                return Door(pins, _QUICK, _QUICK_CALLS, fails_open=True)
+            case DoorName.IMAGE_STREAM_TAGS:
+                return Door(deny_image_stream_tags, _QUICK, _QUICK_CALLS, fails_open=False)
+            case _:
+                assert_never(name)
 
     def _knows_all(self) -> bool:
         """Whether the streams, and what an administrator says of registries, are known."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
@@ -20,7 +23,7 @@ from dev.images import image
 from imagestreams import access
 from imagestreams.app import CannotListen, Controller, GroupTaken
 from imagestreams.core.policy import refuse_address
-from imagestreams.kube import registries
+from imagestreams.kube import registries, skew
 from imagestreams.kube.cluster import Cluster
 from imagestreams.rules import base_policy_of
 from imagestreams.settings import load
@@ -107,9 +110,15 @@ async def cluster_with(*streams: dict[str, Any]) -> AsyncIterator[FakeApiServer]
 
 @asynccontextmanager
 async def controller_at(
-    api: FakeApiServer, directory: Path, *registered: FakeRegistry, **flags: str
+    api: FakeApiServer,
+    directory: Path,
+    *registered: FakeRegistry,
+    now: Callable[[], float] = time.time,
+    **flags: str,
 ) -> AsyncIterator[Controller]:
-    """A controller that asks the fake registry for what is at registry.test, whether it comes to lead or not."""
+    """A controller that asks the fake registry for what is at registry.test, whether it comes to lead or not; `now` is
+    its machine's clock, the API server has another.
+    """
     given = {
         "kubeconfig": str(api.kubeconfig(directory / "kubeconfig")),
         "http_address": "127.0.0.1:0",
@@ -118,7 +127,7 @@ async def controller_at(
         **flags,
     }
     settings = load(given, {}, lambda path: Path(path).read_text())
-    async with await Cluster.connect(settings.kubeconfig) as cluster:
+    async with await Cluster.connect(settings.kubeconfig, now=now) as cluster:
         controller, stop = Controller(cluster, settings, clock=lambda: datetime.now(UTC)), asyncio.Event()
         running = asyncio.create_task(controller.run(stop))
         try:
@@ -283,6 +292,44 @@ async def test_secrets_that_may_not_be_read_end_readiness_and_say_so(tmp_path: P
             }
             api.heal()
             await until(lambda: controller.problems() == {})
+
+
+# --- clocks ---
+
+
+async def test_a_clock_that_is_wrong_is_told_and_takes_nobody_out_of_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(skew, "_RECENT", 0.0)
+    ahead = 40.0
+    async with cluster_with() as api, aiohttp.ClientSession() as session:
+        with capture_logs() as logs:
+
+            def told() -> list[tuple[str, str]]:
+                return [(each["log_level"], each["event"]) for each in logs if "clocks" in each["event"]]
+
+            async def shown(page: str) -> str:
+                (address,) = (each["address"] for each in logs if each["event"] == "serving")
+                async with session.get(f"http://{address}/{page}") as response:
+                    assert response.status == 200
+                    return await response.text()
+
+            async def measured() -> float:
+                (found,) = re.findall(r"^imagestreams_clock_skew_seconds (.*)$", await shown("metrics"), re.MULTILINE)
+                return float(found)
+
+            now, flags = lambda: time.time() + ahead, {"lease_duration": "3s"}
+            async with controller_at(api, tmp_path, now=now, **flags) as controller:
+                await until(lambda: told() and controller.problems() == {})
+                warning = r"\[\+\] api-server: ok, but our clock is (39|40) s ahead of the API server's; run NTP"
+                assert re.search(warning, await shown("readyz"))
+                assert 38 < await measured() <= 40
+                assert told() == [("warning", "the clocks differ")]
+                ahead = 0.0
+                await until(lambda: len(told()) == 2)
+                assert "[+] api-server: ok\n" in await shown("readyz")
+                assert await measured() == 0
+                assert told()[1:] == [("info", "the clocks agree again")]
 
 
 # --- what an administrator says of registries -------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, assert_never
 
 import msgspec
@@ -27,8 +28,18 @@ MAX_MESSAGE: Final = 4096  # characters
 _MAX_UID = 256
 _TOKEN = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
-DOORS: Final = ("imports", "pinning", "resolving", "pins", "imagestreamtags")
-"""The webhooks' names, in paths and in front of `.imagestreams.dev`."""
+
+class DoorName(StrEnum):
+    """The webhooks' names, in paths and in front of `.imagestreams.dev`."""
+
+    IMPORTS = "imports"
+    PINNING = "pinning"
+    RESOLVING = "resolving"
+    PINS = "pins"
+    IMAGE_STREAM_TAGS = "imagestreamtags"
+
+
+DOORS: Final = tuple(DoorName)
 
 
 class MalformedReview(ValueError):

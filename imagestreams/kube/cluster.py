@@ -179,11 +179,24 @@ class Cluster:
         on_request: told after each request: verb (get, list, watch, create, update, patch, delete), resource ("pods",
             "pods/status", or "" for discovery) and HTTP status, 0 where there was no answer. Verbs and resources are
             our own words: a closed set of labels.
+        now: Unix time, by our clock.
+
+    Attributes:
+        on_date: told the Date of each answer that is no error, and when it was asked for and came, by `now`. Errors may
+            be of somebody between us and the API server.
     """
 
-    def __init__(self, access: Access, *, on_request: Callable[[str, str, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        *,
+        on_request: Callable[[str, str, int], None] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._access = access
         self._on_request = on_request
+        self._now = now
+        self.on_date: Callable[[str, float, float], object] | None = None
         self._session = aiohttp.ClientSession(
             # No limit of connections: workers are few, and a lease's renewal must not queue behind them.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, socket_factory=_watched_socket),
@@ -204,6 +217,7 @@ class Cluster:
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
         on_request: Callable[[str, str, int], None] | None = None,
+        now: Callable[[], float] = time.time,
     ) -> Self:
         """Read the configuration; nothing is asked of the API server yet.
 
@@ -216,7 +230,7 @@ class Cluster:
         """
         access = Access(source_of(kubeconfig, context, environ=environ, clock=clock), clock=clock)
         await access.load()
-        return cls(access, on_request=on_request)
+        return cls(access, on_request=on_request, now=now)
 
     @property
     def url(self) -> str:
@@ -389,7 +403,7 @@ class Cluster:
             headers["Content-Type"] = request.content_type
         if credential := await self._access.authorization():
             headers["Authorization"] = credential
-        status = 0
+        status, sent = 0, self._now()
         try:
             response = await self._session.request(
                 request.method,
@@ -404,6 +418,8 @@ class Cluster:
             )
             status = response.status
             if 200 <= status < 300:
+                if self.on_date and "Age" not in response.headers:  # else it is the date of something kept
+                    self.on_date(response.headers.get("Date", ""), sent, self._now())
                 return response
             async with response:
                 raise await _error(response, request)

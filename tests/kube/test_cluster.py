@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,12 +27,14 @@ from imagestreams.kube.cluster import (
     Unreachable,
     api_path,
 )
+from imagestreams.kube.skew import Skew
 from tests.fakes.apiserver import disconnect, hang, html, raw, status
 from tests.fakes.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dev.control_plane import ControlPlane
     from tests.fakes.apiserver import FakeApiServer
 
 SECRETS = api_path("v1", "secrets")
@@ -298,6 +302,46 @@ async def test_a_refused_watch(api: FakeApiServer, cluster: Cluster) -> None:
         async with cluster.open_watch(SECRETS, params={}, read_timeout=5):
             pass
     assert api.count("watch") == 2
+
+
+async def test_the_date_of_every_answer_is_told_with_the_moments_around_it(api: FakeApiServer, tmp_path: Path) -> None:
+    """Each reading of the clock is one second later than the one before."""
+    told, date = [], "Sun, 01 Nov 2026 12:00:00 GMT"
+    path = api.kubeconfig(tmp_path / "dated")
+
+    async def dated(_: web.Request, __: object) -> web.StreamResponse:
+        return web.Response(body=b"{}", headers={"Date": date})
+
+    async def kept(_: web.Request, __: object) -> web.StreamResponse:
+        return web.Response(body=b"{}", headers={"Date": date, "Age": "30"})
+
+    async with await Cluster.connect(str(path), now=count(1.0).__next__) as cluster:
+        await cluster.get(SECRETS)
+        cluster.on_date = lambda *answer: told.append(answer)
+        api.inject(dated, times=2)
+        await cluster.get(SECRETS)
+        async with cluster.open_watch(SECRETS, params={}, read_timeout=5):
+            pass
+        api.inject(status(503, "ServiceUnavailable"))
+        with pytest.raises(Unavailable):
+            await cluster.get(SECRETS)
+        api.inject(kept)
+        await cluster.get(SECRETS)
+    assert told == [(date, 2.0, 3.0), (date, 4.0, 5.0)]
+
+
+async def test_a_real_api_server_dates_its_answers(control_plane: ControlPlane) -> None:
+    """Those to watches, too, which begin at once and not with the first event."""
+    for watches in (False, True):
+        skew = Skew()
+        async with await Cluster.connect(str(control_plane.kubeconfig), now=lambda: time.time() + 40) as cluster:
+            cluster.on_date = skew.note
+            if watches:
+                async with cluster.open_watch(SECRETS, params={"fieldSelector": "metadata.name=none"}, read_timeout=5):
+                    pass
+            else:
+                await cluster.get(SECRETS)
+        assert 38 < skew.seconds <= 40
 
 
 async def test_a_session_shows_no_credential(api: FakeApiServer, tmp_path: Path) -> None:
