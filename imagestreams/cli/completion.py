@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from imagestreams.cli.api import Client
-    from imagestreams.cli.workloads import Kind
+    from imagestreams.cli.naming import Kind
+    from imagestreams.cli.workloads import PodKind
 
 _PATIENCE: Final = 2.0  # seconds
 _MOST: Final = 500  # candidates; also objects that are asked for
@@ -306,7 +307,7 @@ def _deployments(ctx: click.Context, _incomplete: str = "") -> list[CompletionIt
     return _named(ctx, DEPLOYMENT)
 
 
-def _named(ctx: click.Context, kind: Kind) -> list[CompletionItem[str]]:
+def _named(ctx: click.Context, kind: PodKind) -> list[CompletionItem[str]]:
     """The namespace's objects of a kind."""
     with _cluster(ctx) as (client, namespace):
         return _items(client.first_names(kind.resource.path(namespace), _MOST), kind.name)
@@ -354,17 +355,13 @@ def _kinds(*also: str) -> list[CompletionItem[str]]:
 
 def _targets(ctx: click.Context, incomplete: str, *also: str) -> list[CompletionItem[str]]:
     """A kind, then names of it; or KIND/NAME."""
-    from imagestreams.cli.naming import Kind, kind_of  # noqa: PLC0415
+    from imagestreams.cli.naming import IMAGE, STREAM, TAG, kind_of  # noqa: PLC0415
+    from imagestreams.cli.workloads import WORKLOAD  # noqa: PLC0415
 
-    names: dict[Kind, Any] = {
-        Kind.STREAM: _streams,
-        Kind.TAG: _tags,
-        Kind.IMAGE: _images,
-        Kind.DEPLOYMENT: _deployments,
-    }
+    names: dict[Kind, Any] = {STREAM: _streams, TAG: _tags, IMAGE: _images, WORKLOAD: _deployments}
     given = ctx.params.get("what") or ()
     before, slash, _ = incomplete.partition("/")
-    kind = kind_of(before if slash else given[0] if given else "")
+    kind = kind_of(before if slash else given[0] if given else "", list(names))
     if kind is None:
         return _kinds(*also)
     found = names[kind](ctx)
@@ -379,9 +376,9 @@ def _described(ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]
     return found
 
 
-def _objects(ctx: click.Context, incomplete: str, kinds: Sequence[Kind]) -> list[CompletionItem[str]]:
+def _objects(ctx: click.Context, incomplete: str, kinds: Sequence[PodKind]) -> list[CompletionItem[str]]:
     """KIND/NAME of these kinds."""
-    from imagestreams.cli.workloads import kind_of  # noqa: PLC0415
+    from imagestreams.cli.naming import kind_of  # noqa: PLC0415
 
     word, slash, _ = incomplete.partition("/")
     if not slash:
@@ -405,9 +402,9 @@ def _looked_up(ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]
 
 def _held(ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
     """Tags, and Deployments as KIND/NAME."""
-    from imagestreams.cli.workloads import DEPLOYMENT  # noqa: PLC0415
+    from imagestreams.cli.workloads import WORKLOAD  # noqa: PLC0415
 
-    return [*([] if "/" in incomplete else _tags(ctx)), *_objects(ctx, incomplete, (DEPLOYMENT,))]
+    return [*([] if "/" in incomplete else _tags(ctx)), *_objects(ctx, incomplete, (WORKLOAD,))]
 
 
 _ARGUMENTS: Final[dict[str, Any]] = {

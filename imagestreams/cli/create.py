@@ -16,26 +16,25 @@ from imagestreams.cli.options import (
     output_option,
     switch,
 )
-from imagestreams.cli.tag_options import check_output, filled
+from imagestreams.cli.tag_options import filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imagestreams.cli.api import Resource
-    from imagestreams.cli.tagging import Source
+    from imagestreams.cli.tag_plan import Source
 
 Object = dict[str, Any]
-
-_ALSO_CALLED = {
-    **dict.fromkeys(("is", "stream", "streams", "imagestreams"), "imagestream"),
-    **dict.fromkeys(("istag", "tag", "tags", "imagestreamtags"), "imagestreamtag"),
-}
 
 
 class _Kinds(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        word = cmd_name.lower().partition(".")[0]
-        return super().get_command(ctx, _ALSO_CALLED.get(word, word))
+        if found := super().get_command(ctx, cmd_name):
+            return found
+        from imagestreams.cli.naming import STREAM, TAG, kind_of  # noqa: PLC0415  # `--help` needs none
+
+        kind = kind_of(cmd_name, (STREAM, TAG))
+        return super().get_command(ctx, kind.words[-1]) if kind else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -83,7 +82,6 @@ def imagestream(name: str, *, lookup_local: bool, dry_run: str, output: str | No
     from imagestreams.cli.editing import decoded, encoded, query_of  # noqa: PLC0415  # `--help` needs none
     from imagestreams.cli.naming import split_tag  # noqa: PLC0415
 
-    check_output(output)
     stream, tag = split_tag(name)
     if tag:
         raise Misuse(f"error: {name!r} is a tag; write: imagestreams create imagestreamtag {name}")
@@ -99,7 +97,7 @@ def imagestream(name: str, *, lookup_local: bool, dry_run: str, output: str | No
     return 0
 
 
-@command.command("imagestreamtag", cls=Command)
+@command.command("imagestreamtag", cls=Command, short_help="Create a tag of an image stream.")
 @click.argument("name", metavar="STREAM:TAG")
 @click.option(
     "--from-image", type=filled, default=None, metavar="IMAGE", help="Where it comes from: an image of a registry."
@@ -156,10 +154,9 @@ def imagestreamtag(
     from imagestreams.cli.listing import Stream, tag_object, tags_of  # noqa: PLC0415
     from imagestreams.cli.naming import split_tag  # noqa: PLC0415
     from imagestreams.cli.revisions import read_stream  # noqa: PLC0415
-    from imagestreams.cli.tagging import ID, Destination, reference_to, refuse_circle  # noqa: PLC0415
-    from imagestreams.cli.tagging_calls import Tagging  # noqa: PLC0415
+    from imagestreams.cli.tag_plan import ID, Destination, reference_to, refuse_circle  # noqa: PLC0415
+    from imagestreams.cli.tagging import Tagging  # noqa: PLC0415
 
-    check_output(output)
     stream, tag = split_tag(name)
     if not tag:
         raise Misuse(f"error: {name!r} has no tag; write STREAM:TAG, such as {stream}:latest")
@@ -233,7 +230,7 @@ def _image(text: str) -> Object:
 
 def _other(text: str) -> Source:
     """A tag or image of a stream."""
-    from imagestreams.cli.tagging import ID, TAG, of_stream  # noqa: PLC0415
+    from imagestreams.cli.tag_plan import ID, TAG, of_stream  # noqa: PLC0415
 
     if "@" in text:
         return of_stream(text, ID)

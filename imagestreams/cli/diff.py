@@ -11,6 +11,7 @@ from imagestreams.cli.options import (
     all_namespaces,
     connected,
     connection_options,
+    no_headers,
     output_option,
     selector,
 )
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 @all_namespaces
 @selector
 @output_option("wide", "json", "yaml", "jsonpath", "jsonpath-file")
+@no_headers
 @connection_options
-def command(*, all_namespaces: bool, selector: str, output: str | None, **connection: Any) -> int:
+def command(*, all_namespaces: bool, selector: str, output: str | None, no_headers: bool, **connection: Any) -> int:
     """Compare what workloads run with what the tags that they follow point to, and say why they differ.
 
     \b
@@ -57,31 +59,32 @@ def command(*, all_namespaces: bool, selector: str, output: str | None, **connec
         compared = [each for workload in found for each in compare(workload, streams.look)]
     different = [each for each in compared if each.state]
     where = "any namespace" if all_namespaces else f"namespace {access.namespace}"
-    _show(different, len(compared), output, where=where, is_everywhere=all_namespaces)
+    if output not in {None, "wide"}:
+        from imagestreams.cli.output import show  # noqa: PLC0415
+
+        document = {"differences": [each.document() for each in different], "equal": len(compared) - len(different)}
+        show([document], str(output))
+    elif different:
+        click.echo(_table(different, is_wide=output == "wide", is_everywhere=all_namespaces, has_header=not no_headers))
+    elif compared:
+        words = f"of {len(compared)} containers each has what the tag that it follows points to."
+        click.echo(f"No differences: {words}", err=True)
+    else:
+        click.echo(f"No workload of {where} follows a tag.", err=True)
     for problem in problems:
         click.echo(_printable(f"warning: {problem}"), err=True)
     return 1 if different else 0
 
 
-def _show(different: Sequence[Comparison], count: int, output: str | None, *, where: str, is_everywhere: bool) -> None:
-    from imagestreams.cli.output import rendered  # noqa: PLC0415
+def _table(different: Sequence[Comparison], *, is_wide: bool, is_everywhere: bool, has_header: bool) -> str:
     from imagestreams.cli.table import table  # noqa: PLC0415
 
-    if output not in {None, "wide"}:
-        document = {"differences": [each.document() for each in different], "equal": count - len(different)}
-        click.echo(rendered([document], str(output)), nl=False)
-        return
-    if different:
-        header: tuple[str, ...] = ("WORKLOAD", "CONTAINER", "TAG", "RUNNING", "TAG HAS", "WHY")
-        rows = [each.row(is_wide=output == "wide") for each in different]
-        if is_everywhere:
-            header = ("NAMESPACE", *header)
-            rows = [(each.workload.key.namespace, *row) for each, row in zip(different, rows, strict=True)]
-        click.echo(table(header, rows))
-    elif count:
-        click.echo(f"No differences: of {count} containers each has what the tag that it follows points to.", err=True)
-    else:
-        click.echo(f"No workload of {where} follows a tag.", err=True)
+    header: tuple[str, ...] = ("WORKLOAD", "CONTAINER", "TAG", "RUNNING", "TAG HAS", "WHY")
+    rows = [each.row(is_wide=is_wide) for each in different]
+    if is_everywhere:
+        header = ("NAMESPACE", *header)
+        rows = [(each.workload.key.namespace, *row) for each, row in zip(different, rows, strict=True)]
+    return table(header if has_header else (), rows)
 
 
 def _printable(text: str) -> str:

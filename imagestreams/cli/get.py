@@ -13,10 +13,10 @@ from imagestreams.cli.options import (
     all_namespaces,
     connected,
     connection_options,
+    no_headers,
     output_option,
     selector,
     shown,
-    switch,
 )
 
 
@@ -25,7 +25,7 @@ from imagestreams.cli.options import (
 @all_namespaces
 @selector
 @output_option("wide", *FORMS)
-@switch("--no-headers", default=False, words="Print tables without their first line.")
+@no_headers
 @connection_options
 def command(
     what: tuple[str, ...],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagestreams.cli.options import Command, connected, connection_options, output_option
+from imagestreams.cli.options import Command, connected, connection_options, no_headers, output_option
 
 if TYPE_CHECKING:
     from imagestreams.cli.revisions import History, Revision
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 @click.command("history", cls=Command)
 @click.argument("name", metavar="NAME[:TAG]")
 @output_option("wide", "json", "yaml", "jsonpath", "jsonpath-file")
+@no_headers
 @connection_options
-def command(name: str, *, output: str | None, **connection: Any) -> int:
+def command(name: str, *, output: str | None, no_headers: bool, **connection: Any) -> int:
     """List what a tag of an image stream points to and pointed to, the oldest first, and when.
 
     A revision keeps its number when older ones are dropped. A rollback makes a new revision, as with `kubectl rollout`.
-    The tag is "latest" if none is named; a tag that is no longer in the stream's spec still has its history.
+    The tag is "latest" if none is named; a tag that is no longer in the stream's spec still has its history. What
+    stands before a slash is a kind (istag/web:stable); another namespace is named by -n.
 
     \b
     Examples:
@@ -30,7 +32,7 @@ def command(name: str, *, output: str | None, **connection: Any) -> int:
 
     Exit code: 0 done, 1 there is no such tag, or the server refused, 2 called wrongly.
     """  # noqa: D301  # \b is click's mark for lines to keep
-    from imagestreams.cli.output import rendered  # noqa: PLC0415
+    from imagestreams.cli.output import show  # noqa: PLC0415
     from imagestreams.cli.revisions import history_of, named_tag, read_stream  # noqa: PLC0415
 
     stream, tag = named_tag(name)
@@ -38,10 +40,10 @@ def command(name: str, *, output: str | None, **connection: Any) -> int:
         resource = client.image_streams()
         found = history_of(read_stream(client.get(resource.path(access.namespace, stream))), tag)
         if output not in {None, "wide"}:
-            click.echo(rendered([found.document()], str(output)), nl=False)
+            show([found.document()], str(output))
             return 0
     if found.revisions:
-        click.echo(_table(found, is_wide=output == "wide"))
+        click.echo(_table(found, is_wide=output == "wide", has_header=not no_headers))
     else:
         why = f" ({found.failure})" if found.failure else ""
         click.echo(_printable(f"{found.name} has never had an image{why}"), err=True)
@@ -50,7 +52,7 @@ def command(name: str, *, output: str | None, **connection: Any) -> int:
     return 0
 
 
-def _table(history: History, *, is_wide: bool) -> str:
+def _table(history: History, *, is_wide: bool, has_header: bool) -> str:
     from datetime import UTC, datetime  # noqa: PLC0415
 
     from imagestreams.cli.revisions import short  # noqa: PLC0415
@@ -71,7 +73,7 @@ def _table(history: History, *, is_wide: bool) -> str:
         return str(revision.number), when, short(revision.image or revision.pull_spec), source, marks(revision)
 
     header = ("REVISION", "AGE", "IMAGE", "NOTE") if is_wide else ("REVISION", "AGE", "IMAGE", "SOURCE", "NOTE")
-    return table(header, [row(revision) for revision in history.revisions])
+    return table(header if has_header else (), [row(revision) for revision in history.revisions])
 
 
 def _held(history: History) -> list[str]:

@@ -21,7 +21,7 @@ from imagestreams.cli.options import (
     seconds,
     switch,
 )
-from imagestreams.cli.tag_options import check_output, filled, import_mode_option, reference_policy_option
+from imagestreams.cli.tag_options import filled, import_mode_option, reference_policy_option
 
 
 @click.command("import-image", cls=Command)
@@ -85,7 +85,7 @@ def command(
 
     The controller asks the registry and writes what it finds into the stream's status; workloads that follow the tag
     are rolled out as if it had moved by itself. The tag is "latest" if none is named. A tag that follows another of its
-    stream stands for that one.
+    stream stands for that one. A kind before the name is understood (istag/web:1.2); a namespace is named by -n.
 
     A stream that does not exist is created with --confirm, a tag that does not exist is made with --from. What a tag
     has stays: its source (the `tag` command changes that), its reference policy, and its import mode unless the flag is
@@ -105,7 +105,6 @@ def command(
     from imagestreams.cli.import_plan import Flags, checked, parse_target  # noqa: PLC0415  # `--help` needs none
     from imagestreams.cli.importing import carry_out, carry_out_dry  # noqa: PLC0415
 
-    check_output(output)
     target = parse_target(name, all_tags=all, confirm=confirm)
     flags = Flags(source or "", confirm, scheduled, insecure, reference_policy or "", import_mode or "")
     flags = checked(flags, target)

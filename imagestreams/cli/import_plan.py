@@ -6,14 +6,13 @@ only by the flag, and `--all --from` is kept in the stream's spec.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from imagestreams.cli.lookups import Ask
-from imagestreams.cli.naming import split_tag
-from imagestreams.cli.options import Failure, Misuse
+from imagestreams.cli.naming import STREAM, TAG, kind_of, split_tag
+from imagestreams.cli.options import NAMESPACE, Failure, Misuse
 from imagestreams.core.reference import DEFAULT_TAG, ImageReference, InvalidReference
 from imagestreams.core.stream import INSECURE_REPOSITORY_ANNOTATION
 
@@ -60,21 +59,21 @@ class Plan(NamedTuple):
     warnings: tuple[str, ...]
 
 
-_KINDS: Final = re.compile(r"(?:is|imagestreams?)(?:\.[a-z0-9.-]+)?/")
-
-
 def parse_target(text: str, *, all_tags: bool, confirm: bool = False) -> Target:
     """Read NAME, NAME:TAG or, as a name and its source in one, a whole image; raises click.UsageError with what to
     write instead. `confirm` says that the stream may be new.
     """
-    kind = _KINDS.match(text)
-    name = text[kind.end() :] if kind else text
+    before, slash, rest = text.partition("/")
+    has_kind = bool(slash) and kind_of(before, (STREAM, TAG)) is not None
+    name = rest if has_kind else text
     if "@" in name:
         raise click.UsageError(f"{text!r} names a digest, and a digest never changes; name a tag, such as web:latest")
     source = ""
     if "/" in name:
         namespace, _, rest = name.rpartition("/")
-        if not (confirm or _is_host(name.partition("/")[0])):
+        if has_kind and NAMESPACE.fullmatch(namespace) is None:
+            raise click.UsageError(f"{text!r} is no stream; write: import-image {name}")
+        if has_kind or not (confirm or _is_host(name.partition("/")[0])):
             raise click.UsageError(f"{text!r} names a namespace; write it as: import-image {rest} -n {namespace}")
         name, source = rest, _image(name)
     try:

@@ -19,8 +19,9 @@ from imagestreams.cli.description import (
 )
 from imagestreams.cli.following import all_workloads, compare, read, resource_of
 from imagestreams.cli.listing import Reader, Streams, Unseen, images_of, tags_of
-from imagestreams.cli.naming import Kind, Target, targets
+from imagestreams.cli.naming import IMAGE, LISTED, STREAM, TAG, Target, targets
 from imagestreams.cli.options import Failure
+from imagestreams.cli.workloads import WORKLOAD
 from imagestreams.core.stream import Istag, MalformedObject, followed_tag
 from imagestreams.core.trigger import DEPLOYMENT
 
@@ -31,17 +32,18 @@ if TYPE_CHECKING:
     from imagestreams.cli.description import Deployments, Events
     from imagestreams.cli.following import Found
     from imagestreams.cli.listing import Image, Stream, Tag
+    from imagestreams.cli.naming import Kind
 
-_DESCRIBED: Final = (Kind.STREAM, Kind.TAG, Kind.IMAGE, Kind.DEPLOYMENT)
+_DESCRIBED: Final[tuple[Kind, ...]] = (*LISTED, WORKLOAD)
 _DEPLOYMENTS: Final = resource_of(DEPLOYMENT)
 _EVENTS: Final = Resource("", "events", "v1")
 _MANY: Final = 500  # Events of one object
 
 
-def wanted_by(words: Sequence[str]) -> tuple[Target, ...]:
+def wanted_by(words: Sequence[str]) -> tuple[Target[Kind], ...]:
     """As `get` reads its words, and STREAM:TAG or STREAM@DIGEST alone; raises Misuse."""
     if all(":" in word and "/" not in word and _DIGEST.match(word) is None for word in words):
-        return tuple(Target(Kind.IMAGE if "@" in word else Kind.TAG, word) for word in words)
+        return tuple(Target(IMAGE if "@" in word else TAG, word) for word in words)
     return targets(words, _DESCRIBED)
 
 
@@ -102,19 +104,19 @@ class Inspector:
         """What was named and is not there."""
         return [*self._reader.problems, *self._absent]
 
-    def texts(self, target: Target) -> Iterator[str]:
+    def texts(self, target: Target[Kind]) -> Iterator[str]:
         """The description of what is named; without a name, of all."""
         now = datetime.now(UTC)
         kind, name = target
-        if kind is Kind.DEPLOYMENT:
+        if kind is WORKLOAD:
             yield from self._workloads(name, now)
             return
         streams = () if name else self._reader.all()
-        if kind is Kind.STREAM:
+        if kind is STREAM:
             for stream in self._reader.streams(name) if name else streams:
                 events = self._events("ImageStream", stream.value.metadata.name, stream.value.metadata.uid)
                 yield stream_text(stream, self._all_deployments(), events, now)
-        elif kind is Kind.TAG:
+        elif kind is TAG:
             for tag in self._reader.tags(name) if name else (tag for stream in streams for tag in tags_of(stream)):
                 metadata = tag.stream.value.metadata
                 events = self._events("ImageStream", metadata.name, metadata.uid)

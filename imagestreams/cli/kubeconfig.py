@@ -285,13 +285,13 @@ def names_in(section: str, overrides: Overrides, environ: Mapping[str, str]) -> 
 def _files(overrides: Overrides, environ: Mapping[str, str]) -> tuple[Path, ...]:
     if overrides.kubeconfig:
         path = Path(overrides.kubeconfig)
-        if not path.is_file():
+        if not path.exists():
             raise KubeconfigError(f"kubeconfig {path}: no such file")
         return (path,)
     listed = [Path(name) for name in environ.get("KUBECONFIG", "").split(os.pathsep) if name]
     if not listed and "HOME" in environ:
         listed = [Path(environ["HOME"]) / ".kube" / "config"]
-    return tuple(path for path in listed if path.is_file())
+    return tuple(path for path in listed if path.exists())
 
 
 def _merge(paths: tuple[Path, ...]) -> _Merged:

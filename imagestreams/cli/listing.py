@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from imagestreams.cli.api import Refused
-from imagestreams.cli.naming import Kind, is_image, may_be_image, split_image, split_tag
+from imagestreams.cli.naming import STREAM, TAG, is_image, may_be_image, split_image, split_tag
 from imagestreams.cli.options import Failure, Misuse
 from imagestreams.cli.output import show
 from imagestreams.cli.table import NONE, age, table
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from imagestreams.cli.api import Client, Resource
-    from imagestreams.cli.naming import Target
+    from imagestreams.cli.naming import Kind, Target
     from imagestreams.core.stream import ImageStream, Istag, StatusTag, TagImage, TagReference
 
 Object = dict[str, Any]
@@ -202,10 +202,10 @@ class Reader:
 
     def named(self, kind: Kind, name: str) -> Iterator[Stream | Tag | Image]:
         """What a name means for a kind; of what there is not, nothing, and a problem."""
-        if kind is Kind.STREAM:
+        if kind is STREAM:
             yield from self.streams(name)
         else:
-            yield from self.tags(name) if kind is Kind.TAG else self.images(name)
+            yield from self.tags(name) if kind is TAG else self.images(name)
 
     def streams(self, name: str) -> Iterator[Stream]:
         stream, tag = split_tag(name)
@@ -390,16 +390,16 @@ def _age_of(raw: Object, now: datetime) -> str:
 # ---- a whole call ----
 
 
-def found_by(reader: Reader, wanted: Iterable[Target]) -> Iterator[Stream | Tag | Image]:
+def found_by(reader: Reader, wanted: Iterable[Target[Kind]]) -> Iterator[Stream | Tag | Image]:
     for kind, name in wanted:
         if name:
             yield from reader.named(kind, name)
             continue
         for stream in reader.all():
-            if kind is Kind.STREAM:
+            if kind is STREAM:
                 yield stream
             else:
-                yield from tags_of(stream) if kind is Kind.TAG else images_of(stream)
+                yield from tags_of(stream) if kind is TAG else images_of(stream)
 
 
 def print_found(

@@ -8,17 +8,16 @@ import click
 
 from imagestreams.cli.api import Refused, Resource
 from imagestreams.cli.editing import DRY_RUN, decoded, edit
-from imagestreams.cli.naming import split_tag
+from imagestreams.cli.naming import STREAM, split_tag, target
 from imagestreams.cli.options import Failure, Misuse, shown
 from imagestreams.cli.output import show
 from imagestreams.cli.table import printable, table
-from imagestreams.cli.workloads import LOOKED_UP, Workload, fetched, parse_workloads
+from imagestreams.cli.workloads import LOOKED_UP, PodKind, Workload, fetched, workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from imagestreams.cli.api import Client
-    from imagestreams.cli.workloads import Kind
 
 Object = dict[str, Any]
 
@@ -27,8 +26,6 @@ RESOLVE_NAMES: Final = "alpha.image.policy.openshift.io/resolve-names"
 
 OPT_IN: Final = "imagestreams.dev/resolve-names"
 """Label of a namespace: with "enabled" names are looked up there."""
-
-_STREAMS: Final = frozenset({"is", "imagestream", "imagestreams", "stream", "streams"})
 
 
 # ---- what is changed ----
@@ -47,7 +44,7 @@ def is_stream_local(value: Object) -> bool:
     return bool(((value.get("spec") or {}).get("lookupPolicy") or {}).get("local"))
 
 
-def set_workload(kind: Kind, value: Object, *, enabled: bool) -> Object:
+def set_workload(kind: PodKind, value: Object, *, enabled: bool) -> Object:
     """The workload with the annotation on its pod template, as `oc` has it, or on none of its parts."""
     if not enabled:
         for part in (value, kind.pod(value)):
@@ -61,7 +58,7 @@ def set_workload(kind: Kind, value: Object, *, enabled: bool) -> Object:
     return value
 
 
-def is_workload_local(kind: Kind, value: Object) -> bool:
+def is_workload_local(kind: PodKind, value: Object) -> bool:
     parts = (value, kind.pod(value))
     return any(((part.get("metadata") or {}).get("annotations") or {}).get(RESOLVE_NAMES) == "*" for part in parts)
 
@@ -71,9 +68,9 @@ def is_workload_local(kind: Kind, value: Object) -> bool:
 
 def named(text: str) -> str | Workload:
     """A stream's name, or a workload; raises Misuse."""
-    kind, slash, name = text.rpartition("/")
-    if slash and kind.lower().partition(".")[0] not in _STREAMS:
-        return parse_workloads([text], LOOKED_UP)[0]
+    kind, name = target(text, (STREAM, *LOOKED_UP))
+    if isinstance(kind, PodKind):
+        return workload(kind, name)
     if ":" in name:
         raise Misuse(f"error: {name!r} is no name of an image stream; write NAME, or KIND/NAME of a workload")
     return split_tag(name)[0]

@@ -262,8 +262,16 @@ def _say(words: str) -> None:
         click.echo(words, err=True)
 
 
+def _open_closed() -> None:
+    """Where the shell closed a standard stream (`>&-`), nothing is read, and what is printed goes nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  # until the end
+
+
 def main() -> None:
     """The entry point of both names."""
+    _open_closed()
     # A command ends before there is garbage worth looking for. The looking, while modules are loaded and once more at
     # the end, is a fifth of its time. `run`, which does not end, turns it on again.
     gc.disable()

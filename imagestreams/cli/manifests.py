@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from imagestreams.cli.options import NAMESPACE
 from imagestreams.cli.table import printable
 from imagestreams.core.reference import quoted
 from imagestreams.core.stream import (
@@ -581,6 +582,8 @@ _TEXT: Final = Field("string")
 _SWITCH: Final = Field("boolean")
 _TAG_NAME: Final = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 
+NAME: Final = Field("string", longest=253, pattern="^[a-z0-9]+([._-][a-z0-9]+)*$")
+
 SPEC: Final = Field(
     "object",
     nullable=True,
@@ -645,8 +648,6 @@ _WORDS: Final = {
     "object": "a mapping",
     "array": "a list",
 }
-_STREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_NAMESPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TOP: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _FROM_KINDS: Final = ("DockerImage", "ImageStreamTag", "ImageStreamImage")
 
@@ -673,13 +674,11 @@ def _metadata_faults(metadata: Any) -> Iterator[_Fault]:
         yield ("metadata", "name"), "metadata.name is missing"
     elif not isinstance(name, str):
         yield ("metadata", "name"), f"metadata.name is {_shown(name)}, not a text; write it in quotes"
-    elif _STREAM_NAME.fullmatch(name) is None or len(name) > 253:
+    elif not _has(NAME.pattern, name) or len(name) > NAME.longest:
         words = "is no name of a stream; write lower-case letters and digits, joined by one of . _ -"
         yield ("metadata", "name"), f"metadata.name {quoted(name)} {words}"
     namespace = metadata.get("namespace")
-    if namespace is not None and not (
-        isinstance(namespace, str) and (not namespace or _NAMESPACE.fullmatch(namespace))
-    ):
+    if namespace is not None and not (isinstance(namespace, str) and (not namespace or NAMESPACE.fullmatch(namespace))):
         yield ("metadata", "namespace"), f"metadata.namespace is {_shown(namespace)}, which is no name of a namespace"
     yield from _shape_faults(
         ("metadata", "annotations"), metadata.get("annotations"), Field("object", nullable=True, items=_TEXT), [0]
@@ -728,7 +727,7 @@ def _text_faults(path: _Path, at: str, value: str, field: Field) -> Iterator[_Fa
         yield path, f"{at} has {len(value)} characters, {field.longest} are allowed"
     elif field.options and value not in field.options:
         yield path, f"{at} is {quoted(value)}; write {' or '.join(option for option in field.options if option)}"
-    elif field.pattern and re.search(field.pattern, value) is None:
+    elif field.pattern and not _has(field.pattern, value):
         words = "is no tag; write letters, digits, '_', '.' and '-', the first a letter, a digit or '_'"
         yield path, f"{at} {quoted(value)} {words}"
 
@@ -826,7 +825,12 @@ _REPOSITORY_RULES: Final = (
 
 def _broken(rules: Iterable[_Rule], text: str) -> str:
     """What is to be said of a text: the first rule that it breaks, or nothing."""
-    return next((rule.words for rule in rules if (re.search(rule.pattern, text) is not None) != rule.is_wanted), "")
+    return next((rule.words for rule in rules if _has(rule.pattern, text) != rule.is_wanted), "")
+
+
+def _has(pattern: str, text: str) -> bool:
+    """Whether a pattern of the schema is in a text as the API server finds it: the end is all that `$` is in Go."""
+    return re.search(pattern.replace("$", r"\Z"), text) is not None
 
 
 def _dotted(path: Iterable[str | int]) -> str:

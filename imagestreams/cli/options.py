@@ -199,6 +199,11 @@ def all_namespaces(function: _Function) -> _Function:
     return switch("-A", "--all-namespaces", default=False, words=words)(function)
 
 
+def no_headers(function: _Function) -> _Function:
+    """The flag --no-headers, as the argument `no_headers`."""
+    return switch("--no-headers", default=False, words="Print tables without their first line.")(function)
+
+
 def selector(function: _Function) -> _Function:
     """The flag -l, as the argument `selector`: the server's label selectors."""
     words = "Only those with such labels: key=value, key!=value, key, !key, 'key in (a,b)'; joined by commas."
@@ -226,7 +231,7 @@ FORMS: Final = ("name", "json", "yaml", "jsonpath", "jsonpath-file", "jsonpath-a
 
 def output_option(*forms: str) -> Callable[[_Function], _Function]:
     """The flag -o, as the argument `output`: None, or one of `forms`, as imagestreams.cli.output takes it. Without
-    forms: FORMS. Those of jsonpath have their template behind an equals sign.
+    forms: FORMS. Those of jsonpath have their template behind an equals sign, and it can be read.
     """
     known = forms or FORMS
 
@@ -238,9 +243,16 @@ def output_option(*forms: str) -> Callable[[_Function], _Function]:
             raise click.BadParameter(f"{form} needs a template: {_written(form)}")
         return text
 
+    def read(ctx: click.Context, _: click.Parameter, text: str | None) -> str | None:
+        if text is None or "=" not in text or ctx.resilient_parsing:  # the last: a shell completes, and waits
+            return text
+        from imagestreams.cli.output import with_template  # noqa: PLC0415  # `--help` needs none
+
+        return with_template(text)
+
     parse.__name__ = "|".join(known)
     words = f"Print it as {', '.join(map(_written, known[:-1]))} or {_written(known[-1])}." if known[1:] else None
-    return click.option("-o", "--output", type=parse, metavar="FORM", help=words)
+    return click.option("-o", "--output", type=parse, callback=read, metavar="FORM", help=words)
 
 
 def _written(form: str) -> str:
@@ -268,12 +280,12 @@ def connected(
     from imagestreams.cli import api  # noqa: PLC0415  # `--help` needs no client
     from imagestreams.cli import kubeconfig as config  # noqa: PLC0415
 
-    if namespace and _NAMESPACE.fullmatch(namespace) is None:
+    if namespace and NAMESPACE.fullmatch(namespace) is None:
         raise Misuse(f"error: {namespace!r} is no namespace; write lower-case letters, digits and '-', at most 63")
     overrides = config.Overrides(kubeconfig, context, cluster, user, namespace, as_user, as_group, **rare)
     try:
         access = config.load(overrides, os.environ)
-        if _NAMESPACE.fullmatch(access.namespace) is None:
+        if NAMESPACE.fullmatch(access.namespace) is None:
             raise Failure(f"error: {access.origin}: {access.namespace!r} is no namespace; name another one with -n")
         client = api.Client(
             access,
@@ -290,7 +302,8 @@ def connected(
         raise Failure(str(error)) from error
 
 
-_NAMESPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label (RFC 1123)
+NAMESPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""The name of one: a DNS label (RFC 1123)."""
 
 
 def shown(error: Exception | str) -> str:

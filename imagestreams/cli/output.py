@@ -1,4 +1,4 @@
-"""Objects as kubectl prints them with -o: yaml, json, name, jsonpath=TEMPLATE and jsonpath-file=FILE."""
+"""Objects as kubectl prints them with -o: yaml, json, name, jsonpath=TEMPLATE and jsonpath-as-json=TEMPLATE."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from imagestreams.cli.table import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imagestreams.cli.jsonpath import Template
+
 Object = dict[str, Any]
 
 _MAX_TEMPLATE: Final = 1 << 20  # bytes
@@ -24,7 +26,7 @@ def show(objects: Sequence[Object], form: str, *, many: bool | None = None) -> N
 
     Args:
         objects: as the server gave them; managedFields are not shown.
-        form: "name", "json", "yaml", "jsonpath=..." or "jsonpath-file=...".
+        form: "name", "json", "yaml", "jsonpath=..." or "jsonpath-as-json=...".
         many: whether it is a list, also of one or none; by default more or less than one.
     """
     text = rendered(objects, form, many=many)
@@ -38,7 +40,8 @@ def rendered(objects: Sequence[Object], form: str, *, many: bool | None = None) 
     """What `show` prints, with the line's end where kubectl has one.
 
     Raises:
-        Failure: a template that cannot be read, or does not fit the objects.
+        Misuse: a template that cannot be read.
+        Failure: one that does not fit the objects.
     """
     kind, _, template = form.partition("=")
     if kind == "name":
@@ -53,7 +56,7 @@ def rendered(objects: Sequence[Object], form: str, *, many: bool | None = None) 
         case "yaml":
             return as_yaml(whole)
         case _:
-            return _templated(whole, _template(kind, template))
+            return _templated(whole, template)
 
 
 def name_of(value: Object) -> str:
@@ -117,27 +120,43 @@ def _without_managers(value: Object) -> Object:
     return {**value, "metadata": {name: part for name, part in metadata.items() if name != "managedFields"}}
 
 
-def _template(kind: str, given: str) -> str:
-    if kind == "jsonpath":
-        return given
+def with_template(form: str) -> str:
+    """A jsonpath form whose template can be read, "jsonpath-file=FILE" with what the file holds. Whether the template
+    fits is seen only at the objects. Raises Misuse.
+    """
+    kind, _, template = form.partition("=")
+    if kind == "jsonpath-file":
+        kind, template = "jsonpath", _content(template)
+    _parsed(template)
+    return f"{kind}={template}"
+
+
+def _content(name: str) -> str:
     try:
-        return read_bytes(given, _MAX_TEMPLATE).decode()
+        return read_bytes(name, _MAX_TEMPLATE).decode()
     except OSError as error:
-        raise Misuse(f"error: error reading --template {given}, {error.strerror}") from error
+        raise Misuse(f"error: error reading --template {name}, {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise Misuse(f"error: the template {given} is no UTF-8 text") from error
+        raise Misuse(f"error: the template {name} is no UTF-8 text") from error
+
+
+def _parsed(template: str) -> Template:
+    from imagestreams.cli import jsonpath  # noqa: PLC0415
+
+    try:
+        return jsonpath.parse(template)
+    except jsonpath.InvalidTemplate as error:
+        raise Misuse(f"error: error parsing jsonpath {template}, {error}") from error
 
 
 def _templated(whole: Object, template: str, *, as_values: bool = False) -> str:
     from imagestreams.cli import jsonpath  # noqa: PLC0415
 
+    parsed = _parsed(template)
     try:
-        parsed = jsonpath.parse(template)
         if as_values:
             return "".join(f"{as_json(found)}\n" for found in jsonpath.find(parsed, whole))
         return jsonpath.evaluate(parsed, whole)
-    except jsonpath.InvalidTemplate as error:
-        raise Misuse(f"error: error parsing jsonpath {template}, {error}") from error
     except jsonpath.DoesNotFit as error:
         words = f"error: error executing jsonpath {json.dumps(template)}: Error executing template: {error}."
         raise Failure(words) from error

@@ -20,7 +20,7 @@ from imagestreams.cli.options import (
     seconds,
     switch,
 )
-from imagestreams.cli.tag_options import Where, check_output, filled
+from imagestreams.cli.tag_options import Where, filled
 
 if TYPE_CHECKING:
     from imagestreams.core.stream import ImageStream
@@ -69,6 +69,9 @@ def command(
     get it. A container is held when somebody set its image by hand, as `kubectl rollout undo` and `kubectl set image`
     do; it gets what its tag points to.
 
+    The tag is "latest" if none is named. What stands before a slash is a kind (istag/web:stable, deploy/web); another
+    namespace is named by -n.
+
     \b
     Examples:
       imagestreams resume web:stable
@@ -77,27 +80,22 @@ def command(
 
     Exit code: 0 done, or nothing was held; 1 not found, refused, or the time ran out; 2 called wrongly.
     """  # noqa: D301  # \b is click's mark for lines to keep
-    from imagestreams.cli.naming import Kind, kind_of  # noqa: PLC0415
+    from imagestreams.cli.naming import STREAM, TAG, target  # noqa: PLC0415
     from imagestreams.cli.revisions import named_tag  # noqa: PLC0415
+    from imagestreams.cli.workloads import WORKLOAD, PodKind, Workload, workload  # noqa: PLC0415
     from imagestreams.core.trigger import DEPLOYMENT  # noqa: PLC0415
 
-    check_output(output)
-    word, slash, rest = name.partition("/")
-    is_workload = bool(slash) and kind_of(word) is Kind.DEPLOYMENT
-    if is_workload and (not rest or "/" in rest):
-        raise Misuse(f"error: {name!r} is no workload; write deploy/NAME, and the namespace as -n NAMESPACE")
-    if slash and not is_workload and kind_of(word) not in {Kind.TAG, Kind.STREAM}:
-        raise Misuse(f"error: {name!r} is neither a tag nor a workload; write NAME:TAG or deploy/NAME")
-    if container and not is_workload:
+    kind, plain = target(name, (TAG, STREAM, WORKLOAD))
+    found = workload(kind, plain) if isinstance(kind, PodKind) else named_tag(plain)
+    if container and not isinstance(found, Workload):
         raise Misuse(f"error: --container is for workloads, and {name!r} is a tag")
-    stream, tag = ("", "") if is_workload else named_tag(name)
     flags = _Flags(wait and dry_run == "none", timeout, dry_run, output)
     with connected(**connection) as (client, access):
         where = Where(client, client.image_streams(), access.namespace)
-        if is_workload:
-            _resume_workload(where, DEPLOYMENT, rest, container or "", flags)
+        if isinstance(found, Workload):
+            _resume_workload(where, DEPLOYMENT, found.name, container or "", flags)
         else:
-            _resume_tag(where, stream, tag, flags)
+            _resume_tag(where, *found, flags)
     return 0
 
 

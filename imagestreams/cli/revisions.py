@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from imagestreams.cli.naming import Kind, is_image, kind_of, split_tag
+from imagestreams.cli.naming import STREAM, TAG, is_image, split_tag, target
 from imagestreams.cli.options import Failure, Misuse
 from imagestreams.core.pins import Pin, parse_pins
 from imagestreams.core.stream import MalformedObject, decode
@@ -96,10 +96,7 @@ def named_tag(text: str) -> tuple[str, str]:
     Raises:
         Misuse: it is no such name.
     """
-    kind, slash, rest = text.partition("/")
-    if slash and kind_of(kind) not in {Kind.STREAM, Kind.TAG}:
-        raise Misuse(f"error: {text!r} is no tag; write NAME:TAG, and the namespace as -n NAMESPACE")
-    stream, tag = split_tag(rest if slash else text)
+    stream, tag = split_tag(target(text, (TAG, STREAM)).name)
     return stream, tag or "latest"
 
 

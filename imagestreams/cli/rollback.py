@@ -22,7 +22,7 @@ from imagestreams.cli.options import (
     seconds,
     switch,
 )
-from imagestreams.cli.tag_options import Where, check_output, filled
+from imagestreams.cli.tag_options import Where, filled
 
 if TYPE_CHECKING:
     from imagestreams.cli.revisions import History, Revision
@@ -92,6 +92,9 @@ def command(
     back with it, once. Whatever its source does, the tag stays until `imagestreams resume`, which brings the newest
     image at once. Before, the registry is asked whether it still has the image, but not with --dry-run=client.
 
+    The tag is "latest" if none is named. What stands before a slash is a kind (istag/web:stable); another namespace is
+    named by -n.
+
     \b
     Examples:
       imagestreams rollback web:stable --reason "checkout fails"
@@ -104,7 +107,6 @@ def command(
     from imagestreams.cli.revisions import named_tag  # noqa: PLC0415
     from imagestreams.cli.waiting import explained  # noqa: PLC0415
 
-    check_output(output)
     if to is not None and revision is not None:
         raise Misuse("error: --to and --revision both say where to go back to; leave one out")
     wanted = _Wanted(*named_tag(name), to, revision, reason)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
-from pathlib import Path
 from typing import Final
 
 import click
 
 from imagestreams import settings
-from imagestreams.cli.options import Command, Misuse, Switch
+from imagestreams.cli.options import Command, Misuse, Switch, read_bytes
 
 _MAX_FILE: Final = 1 << 20  # bytes of a configuration file
 _SWITCH: Final = "true|false"
@@ -56,17 +54,9 @@ def _options() -> list[click.Parameter]:
     return [config, *made]
 
 
-def _read(name: str) -> str:
-    with Path(name).open("rb") as file:
-        content = file.read(_MAX_FILE + 1)
-    if len(content) > _MAX_FILE:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return content.decode()
-
-
 def _run(**flags: object) -> int:
     try:
-        chosen = settings.load(flags, os.environ, _read)
+        chosen = settings.load(flags, os.environ, lambda name: read_bytes(name, _MAX_FILE).decode())
     except settings.InvalidSettings as error:
         raise Misuse("\n".join(f"error: {problem}" for problem in error.problems)) from error
     from imagestreams import app  # noqa: PLC0415  # the heavy half
@@ -86,5 +76,6 @@ command = _Run(
     "\n\n\b\nExamples:\n"
     "  imagestreams run --context staging --observe\n"
     "  imagestreams run --config settings.yaml --interval 5m\n"
-    "  imagestreams run --registry-endpoint registry.example.com=http://127.0.0.1:5000",
+    "  imagestreams run --registry-endpoint registry.example.com=http://127.0.0.1:5000\n\n"
+    "Exit code: 0 ended by a signal, 1 there is no cluster to work for or nowhere to listen, 2 called wrongly.",
 )

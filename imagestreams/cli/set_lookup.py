@@ -17,7 +17,6 @@ from imagestreams.cli.options import (
     selector,
     switch,
 )
-from imagestreams.cli.tag_options import check_output
 
 
 @click.command("set-lookup", cls=Command)
@@ -62,7 +61,6 @@ def command(
     """  # noqa: D301  # \b is click's mark for lines to keep
     from imagestreams.cli.lookup_policy import Job, named  # noqa: PLC0415  # `--help` needs none
 
-    check_output(output)
     if names and (all or selector):
         raise Misuse("error: names, and --all or -l, cannot be given together")
     wanted = [named(name) for name in names]

@@ -17,7 +17,7 @@ from imagestreams.cli.options import (
     selector,
     switch,
 )
-from imagestreams.cli.tag_options import check_output, filled
+from imagestreams.cli.tag_options import filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,13 +90,12 @@ def command(
 
     Exit code: 0 done, 1 an object was not there, could not be changed, or the server refused, 2 called wrongly.
     """  # noqa: D301  # \b is click's mark for lines to keep
-    from imagestreams.cli.triggering import Wanted  # noqa: PLC0415  # `--help` needs none
-    from imagestreams.cli.triggering_calls import Job  # noqa: PLC0415
-    from imagestreams.cli.workloads import TRIGGERED, parse_workloads  # noqa: PLC0415
+    from imagestreams.cli.trigger_plan import Wanted  # noqa: PLC0415  # `--help` needs none
+    from imagestreams.cli.triggering import Job  # noqa: PLC0415
+    from imagestreams.cli.workloads import TRIGGERED, workloads_of  # noqa: PLC0415
 
-    check_output(output)
     _check(what, tag=tag, containers=containers, auto=auto, manual=manual, remove=remove, remove_all=remove_all)
-    objects = parse_workloads(what, TRIGGERED)
+    objects = workloads_of(what, TRIGGERED)
     if objects[0].name and (all or selector):
         raise Misuse("error: a name, and --all or -l, cannot be given together")
     if not objects[0].name and not (all or selector):
@@ -135,7 +134,7 @@ def _check(
 
 def _istag(text: str) -> tuple[str, str]:
     """The tag and its namespace; raises Misuse."""
-    from imagestreams.cli.tagging import parse_destination  # noqa: PLC0415
+    from imagestreams.cli.tag_plan import parse_destination  # noqa: PLC0415
 
     place = parse_destination(text if ":" in text.rpartition("/")[2] else f"{text}:latest", "")
     return place.text, place.namespace

@@ -46,7 +46,8 @@ def command(
 
     DST and TAG are [NAMESPACE/]STREAM:TAG. A stream that does not exist is created. SRC is an image in a registry
     (quay.io/acme/web:1.0), a tag ([NAMESPACE/]STREAM:TAG) or an image of a stream's history
-    ([NAMESPACE/]STREAM@DIGEST). What names a registry, or has no tag, is taken for an image.
+    ([NAMESPACE/]STREAM@DIGEST). What names a registry, or has no tag, is taken for an image. Where the word before the
+    slash is a kind as well (tag/web:1.0), say which is meant: web:1.0, or istag/tag/web:1.0 for the namespace `tag`.
 
     A tag that is given another tag gets the image which that one has now, and stays there; with --alias it follows.
     With -d a tag goes with its history; those who follow it keep what they have.
@@ -62,14 +63,14 @@ def command(
 
     Exit code: 0 done, 1 a tag was not there or the server refused, 2 called wrongly.
     """  # noqa: D301  # \b is click's mark for lines to keep
-    from imagestreams.cli.tagging import (  # noqa: PLC0415  # `--help` needs none
+    from imagestreams.cli.tag_plan import (  # noqa: PLC0415  # `--help` needs none
         Entry,
         check,
         parse_destination,
         parse_source,
         refuse_itself,
     )
-    from imagestreams.cli.tagging_calls import Tagging  # noqa: PLC0415
+    from imagestreams.cli.tagging import Tagging  # noqa: PLC0415
 
     given = {"--source": kind, "--alias": alias, "--reference": reference, "--scheduled": scheduled}
     given |= {"--insecure": insecure, "--reference-policy": reference_policy, "--import-mode": import_mode}

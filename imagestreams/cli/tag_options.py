@@ -1,12 +1,10 @@
-"""The flags by which commands say how a tag is imported, and what holds for all commands that write."""
+"""The flags by which commands say how a tag is imported, and what else commands that write have in common."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
-
-from imagestreams.cli.options import Failure, Misuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,22 +27,6 @@ def filled(text: str) -> str:
     if not text.strip():
         raise click.BadParameter("it is empty; leave the flag out, or give it a value")
     return text
-
-
-def check_output(output: str | None) -> None:
-    """Whether the template of -o can be read, before anything is written; that it fits is seen only afterwards. Raises
-    Misuse.
-    """
-    if output is None or not output.startswith("jsonpath"):
-        return
-    from imagestreams.cli.output import rendered  # noqa: PLC0415  # `--help` needs none
-
-    try:
-        rendered([], output, many=True)
-    except Misuse:
-        raise
-    except Failure:
-        pass  # it does not fit a list of nothing
 
 
 def _reference_policy(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from imagestreams.cli.api import Resource
 from imagestreams.cli.editing import decoded
+from imagestreams.cli.naming import OBJECT, Kind, targets
 from imagestreams.cli.options import Misuse
 
 if TYPE_CHECKING:
@@ -17,17 +18,20 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 
 
-class Kind(NamedTuple):
-    """A kind; `template` is the path to its pod template, which is empty for a pod itself."""
+@dataclass(frozen=True, slots=True)
+class PodKind(Kind):
+    """A kind of objects that make pods; `template` is the path to its pod template, which is empty for a pod itself."""
 
     name: str
-    resource: Resource
-    words: tuple[str, ...]
-    template: tuple[str, ...] = ("spec", "template")
+    template: tuple[str, ...]
+
+    @property
+    def resource(self) -> Resource:
+        return Resource(self.groups[0], self.words[0], "v1")
 
     @property
     def api_version(self) -> str:
-        return f"{self.resource.group}/{self.resource.version}" if self.resource.group else self.resource.version
+        return f"{self.groups[0]}/v1" if self.groups[0] else "v1"
 
     def pod(self, value: Object) -> Object:
         """The object's pod template; empty where it has none."""
@@ -36,25 +40,22 @@ class Kind(NamedTuple):
         return value
 
 
-DEPLOYMENT: Final = Kind("Deployment", Resource("apps", "deployments", "v1"), ("deployments", "deployment", "deploy"))
-STATEFUL_SET: Final = Kind(
-    "StatefulSet", Resource("apps", "statefulsets", "v1"), ("statefulsets", "statefulset", "sts")
-)
-DAEMON_SET: Final = Kind("DaemonSet", Resource("apps", "daemonsets", "v1"), ("daemonsets", "daemonset", "ds"))
-CRON_JOB: Final = Kind(
-    "CronJob",
-    Resource("batch", "cronjobs", "v1"),
-    ("cronjobs", "cronjob", "cj"),
-    ("spec", "jobTemplate", "spec", "template"),
-)
-REPLICA_SET: Final = Kind("ReplicaSet", Resource("apps", "replicasets", "v1"), ("replicasets", "replicaset", "rs"))
-REPLICATION_CONTROLLER: Final = Kind(
-    "ReplicationController",
-    Resource("", "replicationcontrollers", "v1"),
-    ("replicationcontrollers", "replicationcontroller", "rc"),
-)
-JOB: Final = Kind("Job", Resource("batch", "jobs", "v1"), ("jobs", "job"))
-POD: Final = Kind("Pod", Resource("", "pods", "v1"), ("pods", "pod", "po"), ())
+def _kind(name: str, group: str, *words: str, template: tuple[str, ...] = ("spec", "template")) -> PodKind:
+    singular = name.lower()
+    return PodKind((f"{singular}s", singular, *words), (group,), name, template)
+
+
+DEPLOYMENT: Final = _kind("Deployment", "apps", "deploy")
+WORKLOAD: Final = _kind("Deployment", "apps", "deploy", "workloads", "workload")
+"""`DEPLOYMENT` where no other kind can be meant."""
+
+STATEFUL_SET: Final = _kind("StatefulSet", "apps", "sts")
+DAEMON_SET: Final = _kind("DaemonSet", "apps", "ds")
+CRON_JOB: Final = _kind("CronJob", "batch", "cj", template=("spec", "jobTemplate", "spec", "template"))
+REPLICA_SET: Final = _kind("ReplicaSet", "apps", "rs")
+REPLICATION_CONTROLLER: Final = _kind("ReplicationController", "", "rc")
+JOB: Final = _kind("Job", "batch")
+POD: Final = _kind("Pod", "", "po", template=())
 
 TRIGGERED: Final = (DEPLOYMENT, STATEFUL_SET, DAEMON_SET, CRON_JOB)
 """Kinds whose triggers OpenShift follows."""
@@ -62,13 +63,11 @@ TRIGGERED: Final = (DEPLOYMENT, STATEFUL_SET, DAEMON_SET, CRON_JOB)
 LOOKED_UP: Final = (*TRIGGERED, REPLICA_SET, REPLICATION_CONTROLLER, JOB, POD)
 """Kinds whose pods may name a stream's tags."""
 
-_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
-
 
 class Workload(NamedTuple):
     """One object by kind and name."""
 
-    kind: Kind
+    kind: PodKind
     name: str
 
     @property
@@ -81,43 +80,19 @@ class Workload(NamedTuple):
         return f"{self.kind.resource.plural}/{self.name}"
 
 
-def kind_of(word: str, kinds: Sequence[Kind]) -> Kind | None:
-    """The kind that a word means, also in capitals and with its group: `deploy`, `deployments.apps`."""
-    plain, _, group = word.lower().partition(".")
-    return next(
-        (kind for kind in kinds if plain in kind.words and kind.resource.group.startswith(group.partition(".")[0])),
-        None,
-    )
-
-
-def parse_workloads(words: Sequence[str], kinds: Sequence[Kind]) -> tuple[Workload, ...]:
-    """`KIND/NAME...`, `KIND NAME...`, or `KIND`, which means all and has an empty name.
-
-    Raises:
-        Misuse: another kind, no name, or both ways at once.
-    """
-    known = ", ".join(kind.words[1] for kind in kinds)
-    found: list[Workload] = []
-    if any("/" in word for word in words):
-        for word in words:
-            kind_word, slash, name = word.partition("/")
-            if not slash:
-                raise Misuse(f"error: write {word!r} as KIND/NAME, since others are written so")
-            found.append(_workload(kind_word, name, kinds, known))
-        return tuple(found)
-    kind = kind_of(words[0], kinds)
-    if kind is None:
-        raise Misuse(f"error: {words[0]!r} is none of the kinds {known}")
-    return tuple(_workload(words[0], name, kinds, known) for name in words[1:]) or (Workload(kind, ""),)
-
-
-def _workload(word: str, name: str, kinds: Sequence[Kind], known: str) -> Workload:
-    kind = kind_of(word, kinds)
-    if kind is None:
-        raise Misuse(f"error: {word!r} is none of the kinds {known}")
-    if _NAME.fullmatch(name) is None:
+def workload(kind: PodKind, name: str) -> Workload:
+    """The object of that name; raises Misuse where there can be none."""
+    if OBJECT.fullmatch(name) is None:
         raise Misuse(f"error: {name!r} is no name; write {kind.words[1]}/NAME")
     return Workload(kind, name)
+
+
+def workloads_of(words: Sequence[str], kinds: Sequence[PodKind]) -> tuple[Workload, ...]:
+    """`KIND/NAME...`, `KIND NAME...`, or `KIND`, which means all and has an empty name; raises Misuse."""
+    found = targets(words, kinds)
+    if len(words) == 1 and not found[0].name:
+        return (Workload(*found[0]),)
+    return tuple(workload(*target) for target in found)
 
 
 def fetched(client: Client, namespace: str, wanted: Workload, labels: str = "") -> Iterator[tuple[Workload, Object]]:

@@ -108,6 +108,16 @@ async def test_what_needs_no_cluster(words, found):
     assert (await asked(*words))[0] == found
 
 
+async def test_a_template_of_a_file_is_not_read():
+    """As of a pipe that nobody writes to yet."""
+    reader, writer = os.pipe()
+    os.write(writer, b"{.kind}")
+    os.close(writer)
+    found, _ = await asked("get", "-o", f"jsonpath-file=/dev/fd/{reader}", "")
+    assert (found, os.read(reader, 9)) == (["streams", "tags", "images"], b"{.kind}")
+    os.close(reader)
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [

@@ -32,7 +32,7 @@ def create(capsys):
 # ---- streams ----
 
 
-@pytest.mark.parametrize("kind", ["imagestream", "is", "stream", "ImageStream"])
+@pytest.mark.parametrize("kind", ["imagestream", "is", "stream", "ImageStream", "imagestreams.v1.image.openshift.io"])
 async def test_a_stream(world, create, kind):
     assert await create(kind, "web") == (0, "imagestream.image.openshift.io/web created\n", "")
     assert "spec" not in world.stream or world.stream["spec"] == {}
@@ -206,6 +206,8 @@ async def test_the_tag_is_printed(world, create):
         (("istag", "web:a", "--from="), "Invalid value for '--from': it is empty"),
         (("istag", "web:a", "--from-image", ""), "Invalid value for '--from-image': it is empty"),
         (("istag", "web:a", "--annotation=x"), "--annotation 'x' is no annotation; write KEY=VALUE"),
+        (("istags", "web"), "'web' has no tag"),
+        (("is.apps", "web"), "'is.apps' cannot be created here"),
         (("pod", "web"), "'pod' cannot be created here; write imagestream or imagestreamtag"),
         (("is",), "Missing argument"),
     ],

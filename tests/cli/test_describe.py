@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from imagestreams.cli import workloads
 from imagestreams.cli.description import Event, verdict_of
 from imagestreams.cli.following import compare
 from imagestreams.cli.following import read as read_workload
 from imagestreams.cli.inspection import wanted_by
 from imagestreams.cli.listing import Unseen
 from imagestreams.cli.listing import decoded as read
-from imagestreams.cli.naming import Kind, Target
+from imagestreams.cli.naming import IMAGE, STREAM, TAG, Target
 from imagestreams.cli.options import Misuse
 from imagestreams.core.stream import Istag, ObjectKey, TagEvent, event_identity
 from imagestreams.core.trigger import DEPLOYMENT
@@ -372,14 +373,14 @@ def test_the_verdict(workload, tags, events, words, next_):
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (("web:stable", "web:1"), (Target(Kind.TAG, "web:stable"), Target(Kind.TAG, "web:1"))),
-        (("deploy/web",), (Target(Kind.DEPLOYMENT, "web"),)),
-        (("is", "web"), (Target(Kind.STREAM, "web"),)),
-        (("tag", "web:stable"), (Target(Kind.TAG, "web:stable"),)),
-        ((f"web@{DIGEST}",), (Target(Kind.IMAGE, f"web@{DIGEST}"),)),
-        (("deployments",), (Target(Kind.DEPLOYMENT, ""),)),
-        (("shazam:latest",), (Target(Kind.TAG, "shazam:latest"),)),
-        (("sha256x:1", "sha:1"), (Target(Kind.TAG, "sha256x:1"), Target(Kind.TAG, "sha:1"))),
+        (("web:stable", "web:1"), (Target(TAG, "web:stable"), Target(TAG, "web:1"))),
+        (("deploy/web",), (Target(workloads.WORKLOAD, "web"),)),
+        (("is", "web"), (Target(STREAM, "web"),)),
+        (("tag", "web:stable"), (Target(TAG, "web:stable"),)),
+        ((f"web@{DIGEST}",), (Target(IMAGE, f"web@{DIGEST}"),)),
+        (("deployments",), (Target(workloads.WORKLOAD, ""),)),
+        (("shazam:latest",), (Target(TAG, "shazam:latest"),)),
+        (("sha256x:1", "sha:1"), (Target(TAG, "sha256x:1"), Target(TAG, "sha:1"))),
     ],
 )
 def test_what_is_named(words, found):

@@ -141,6 +141,14 @@ async def test_all_namespaces(world, run):
     assert world.verbs() == ["list"], "all streams at once"
 
 
+@pytest.mark.parametrize("args", [(), ("-A",), ("-o", "wide")])
+async def test_the_table_without_its_first_line(world, run, args):
+    world.server.put(deployment("web", OLD))
+    whole, without = await run(*args), await run(*args, "--no-headers")
+    assert [line.split() for line in without.out.splitlines()] == [line.split() for line in whole.out.splitlines()[1:]]
+    assert (without.code, without.err) == (1, "")
+
+
 async def test_a_stream_of_another_namespace(world, run):
     far = stream(tag("2"), namespace="far")
     world.server.put({**far, "status": {"tags": [imported("2", item(B))]}})

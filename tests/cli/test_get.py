@@ -11,8 +11,9 @@ import yaml
 
 from imagestreams.cli.listing import decoded as read
 from imagestreams.cli.listing import images_of, state_of, tags_of
-from imagestreams.cli.naming import LISTED, Kind, Target, kind_of, split_image, split_tag, targets
+from imagestreams.cli.naming import IMAGE, LISTED, STREAM, TAG, Target, kind_of, split_image, split_tag, targets
 from imagestreams.cli.options import Misuse
+from imagestreams.cli.workloads import WORKLOAD
 from tests.cli.shapes import shape
 from tests.cli.shop import DIGEST, NOW, OTHER, World, alias, command, failed, imported, item, opened, stream, tag
 from tests.fakes.apiserver import status
@@ -66,24 +67,24 @@ def get(capsys):
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
-        (("streams", "stream", "is", "imagestreams", "imagestream", "IS", "is.image.openshift.io"), Kind.STREAM),
-        (("tags", "tag", "istag", "imagestreamtags", "ImageStreamTag"), Kind.TAG),
-        (("images", "image", "isimage", "imagestreamimage"), Kind.IMAGE),
-        (("deployments", "deploy", "deployment.apps", "workload"), Kind.DEPLOYMENT),
-        (("pods", "", "i"), None),
+        (("streams", "stream", "is", "imagestreams", "imagestream", "IS", "is.v1.image.openshift.io"), STREAM),
+        (("tags", "tag", "istag", "imagestreamtags", "ImageStreamTag"), TAG),
+        (("images", "image", "isimage", "imagestreamimage"), IMAGE),
+        (("deployments", "deploy", "deployment.apps", "deployments.v1.apps", "workload"), WORKLOAD),
+        (("pods", "", "i", "is.v2.image.openshift.io", "deployment.image.openshift.io"), None),
     ],
 )
 def test_kinds(words, kind):
     for word in words:
-        assert kind_of(word) is kind
+        assert kind_of(word, (*LISTED, WORKLOAD)) is kind
 
 
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (("is",), (Target(Kind.STREAM, ""),)),
-        (("tags", "a:1", "b"), (Target(Kind.TAG, "a:1"), Target(Kind.TAG, "b"))),
-        (("is/a", "istag/b:1"), (Target(Kind.STREAM, "a"), Target(Kind.TAG, "b:1"))),
+        (("is",), (Target(STREAM, ""),)),
+        (("tags", "a:1", "b"), (Target(TAG, "a:1"), Target(TAG, "b"))),
+        (("is/a", "istag/b:1"), (Target(STREAM, "a"), Target(TAG, "b:1"))),
     ],
 )
 def test_targets(words, found):

@@ -51,6 +51,14 @@ async def test_wide_has_the_whole_pull_specs(world, run):
     ]
 
 
+@pytest.mark.parametrize("form", [(), ("-o", "wide")])
+async def test_the_table_without_its_first_line(world, run, form):
+    put(world, recorded(B, A))
+    whole, without = await run("web:1", *form), await run("web:1", *form, "--no-headers")
+    assert [line.split() for line in without.out.splitlines()] == [line.split() for line in whole.out.splitlines()[1:]]
+    assert (without.code, without.err) == (0, "")
+
+
 async def test_what_holds_the_tag_is_told(world, run):
     pins = {"1": {"digest": A, "by": "jane\x1b[2J", "at": "2026-03-01T11:00:00Z", "reason": "checkout fails."}}
     status = recorded(A, B, A, condition=held(), observed=observed(C))
@@ -63,6 +71,14 @@ async def test_what_holds_the_tag_is_told(world, run):
         f"Its source has {C} now.",
         "To let it go: imagestreams resume web:1",
     ]
+
+
+async def test_what_a_stranger_wrote_is_whole_for_programs_and_steers_no_terminal(world, run, monkeypatch):
+    put(world, {"tag": "1", "items": [{"dockerImageReference": "a\x1b[2Jb"}]})
+    args = ("web:1", "-o", "jsonpath={.revisions[0].pullSpec}")
+    assert (await run(*args)).out == "a\x1b[2Jb"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert (await run(*args)).out == "a [2Jb"
 
 
 async def test_a_tag_without_history(world, run):

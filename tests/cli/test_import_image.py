@@ -66,6 +66,7 @@ def run(capsys):
         ("my.web-1:V_1", False, Target("my.web-1", "V_1")),
         ("is/web", False, Target("web", "latest")),
         ("imagestream.image.openshift.io/web:1", False, Target("web", "1")),
+        ("imagestreams.v1.image.openshift.io/web:1", False, Target("web", "1")),
         ("quay.io/acme/web", False, Target("web", "latest", "quay.io/acme/web")),
         ("localhost:5000/web:1", False, Target("web", "1", "localhost:5000/web:1")),
         ("quay.io/acme/sub/web", True, Target("web", None, "quay.io/acme/sub/web")),
@@ -83,6 +84,7 @@ def test_names(text, all_tags, target):
         ("shop/web:1", False, "'shop/web:1' names a namespace; write it as: import-image web:1 -n shop"),
         ("Web", False, "'Web' is no name of an image stream; write STREAM or STREAM:TAG, such as web:latest"),
         ("", False, "'' is no name of an image stream"),
+        ("istag/", False, "'' is no name of an image stream"),
         ("web:", False, "'' is no tag; write letters, digits, '_', '.' and '-', at most 128"),
         ("web:a:b", False, "'a:b' is no tag"),
         ("web:ä", False, "'ä' is no tag"),
@@ -93,6 +95,20 @@ def test_names_that_are_refused(text, all_tags, words):
     with pytest.raises(click.UsageError) as caught:
         parse_target(text, all_tags=all_tags)
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize("confirm", [True, False])
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("istag/eu/new:1", "'istag/eu/new:1' names a namespace; write it as: import-image new:1 -n eu"),
+        ("is/quay.io/acme/new:1", "'is/quay.io/acme/new:1' is no stream; write: import-image quay.io/acme/new:1"),
+    ],
+)
+def test_what_has_a_kind_is_no_image(text, advice, confirm):
+    with pytest.raises(click.UsageError) as caught:
+        parse_target(text, all_tags=False, confirm=confirm)
+    assert caught.value.message == advice
 
 
 @pytest.mark.parametrize(

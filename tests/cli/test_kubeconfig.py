@@ -556,3 +556,27 @@ def test_a_uid_needs_a_user(home):
 
 def test_a_token_by_flag_is_in_no_repr():
     assert "s3cret" not in repr(Overrides(token="s3cret"))
+
+
+# ---- what is no plain file ----
+
+
+def test_a_folder_is_no_kubeconfig(home, tmp_path):
+    words = f"kubeconfig {tmp_path}: Is a directory"
+    assert refusal(home, Overrides(kubeconfig=str(tmp_path))) == words
+    with pytest.raises(KubeconfigError, match="Is a directory"):
+        loaded(home, KUBECONFIG=str(tmp_path))
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_kubeconfig_may_come_from_a_pipe(home, is_named):
+    """As `--kubeconfig <(a-program)`."""
+    reader, writer = os.pipe()
+    os.write(writer, write(home / "config").read_bytes())
+    os.close(writer)
+    try:
+        name = f"/dev/fd/{reader}"
+        access = loaded(home, Overrides(kubeconfig=name)) if is_named else loaded(home, KUBECONFIG=name)
+    finally:
+        os.close(reader)
+    assert access.server == "https://api.example:6443"

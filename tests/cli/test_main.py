@@ -240,6 +240,35 @@ async def test_a_disk_that_is_full(tmp_path, args, code):
     assert (child.returncode, err) == (code, b"error: cannot write: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        ("get streams", 0),
+        ("get streams -o json", 0),
+        ("get pods", 2),
+        ("get streams --context nope", 1),
+        ("resolve -f -", 2),
+        ("--help", 0),
+    ],
+)
+async def test_what_is_closed_is_like_nothing(tmp_path, args, code, closed):
+    async with FakeApiServer() as server:
+        server.define(API, "imagestreams", "ImageStream", status=True)
+        server.put(stream())
+        environment = {**os.environ, "KUBECONFIG": str(server.kubeconfig(tmp_path / "config"))}
+        child = await asyncio.create_subprocess_shell(
+            f"{sys.executable} -m imagestreams {args} {closed}",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        out, err = await asyncio.wait_for(child.communicate(), 30)
+    assert (child.returncode, b"Traceback" in err) == (code, False), err
+    assert bool(out) is (not code and ">&-" not in closed.replace("2>&-", "").strip()), out
+
+
 @pytest.mark.parametrize(
     "args", [("get", "streams", "-n", "\udcff"), ("get", "tags", "web\udcff"), ("\udcff",), ("run", "--x=\udc80")]
 )

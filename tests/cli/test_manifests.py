@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagestreams.cli import manifests
-from imagestreams.cli.manifests import PAST, SPEC, Field, InvalidManifests, parse_manifests, read_manifests
+from imagestreams.cli.manifests import NAME, PAST, SPEC, Field, InvalidManifests, parse_manifests, read_manifests
 
 API = "image.openshift.io/v1"
 ROOT = Path(__file__).parents[2]
@@ -501,7 +501,8 @@ def test_all_files_are_read_before_anything_is_said(folder):
 
 
 CRD = yaml.safe_load((ROOT / "crds/imagestreams.yaml").read_text())
-SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+WHOLE = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+SCHEMA = WHOLE["properties"]["spec"]
 FROM = SCHEMA["properties"]["tags"]["items"]["properties"]["from"]
 
 
@@ -545,6 +546,53 @@ def test_the_rules_of_names_are_the_crds():
         for pattern in re.findall(r"""self(?:\.name)?\.(?:matches|contains)\((?:'|")(.+?)(?:'|")\)""", rule["rule"])
     }
     assert ours == theirs
+
+
+def test_a_streams_name_is_the_crds():
+    [rule] = WHOLE["x-kubernetes-validations"]
+    assert f"self.metadata.name.matches('{NAME.pattern}')" in rule["rule"]
+    assert NAME.longest == WHOLE["properties"]["metadata"]["properties"]["name"]["maxLength"]
+
+
+def test_a_repositorys_rules_are_the_crds():
+    ours = {part for rule in manifests._REPOSITORY_RULES for part in rule.pattern.split("|")}
+    rules = SCHEMA["properties"]["dockerImageRepository"]["x-kubernetes-validations"]
+    found = [re.findall(r"""(?:matches|contains)\((?:'|")(.+?)(?:'|")\)""", rule["rule"]) for rule in rules]
+    assert ours == {pattern.replace("\\\\", "\\") for patterns in found for pattern in patterns}
+
+
+def test_the_kinds_of_a_source_are_the_crds():
+    [rule] = FROM["properties"]["kind"]["x-kubernetes-validations"]
+    assert rule["rule"] == f"self == '' || self in {list(manifests._FROM_KINDS)}"
+
+
+def rules_of(schema: dict[str, Any], path: str = "") -> dict[str, tuple[int, list[str]]]:
+    """How many rules each part of the CRD has, and which fields it must have."""
+    count, required = len(schema.get("x-kubernetes-validations", ())), schema.get("required", [])
+    found = {path: (count, required)} if count or required else {}
+    for name, child in schema.get("properties", {}).items():
+        found |= rules_of(child, f"{path}.{name}")
+    return found | (rules_of(schema["items"], f"{path}[]") if "items" in schema else {})
+
+
+def test_the_crd_has_no_rule_that_is_not_said_here():
+    """Who adds one: say it in `manifests`, then count it here."""
+    found = rules_of(WHOLE)
+    assert {path: rule for path, rule in found.items() if not path.startswith(".status")} == {
+        "": (1, []),
+        ".spec.dockerImageRepository": (3, []),
+        ".spec.tags[]": (1, ["name"]),
+        ".spec.tags[].from": (7, []),
+        ".spec.tags[].from.kind": (1, []),
+        ".spec.tags[].from.name": (2, []),
+    }
+
+
+@pytest.mark.parametrize("name", ["latest\n", "\n", "late\u00e9"])
+def test_a_pattern_ends_where_the_servers_does(name):
+    """Go's `$` is the end, Python's also the place before the last line break."""
+    [words] = faults(stream(tag(name)))
+    assert "is no tag" in words
 
 
 def test_every_export_of_openshift_is_taken():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dev import binaries
 from imagestreams.cli.options import Failure, Misuse
-from imagestreams.cli.output import as_json, as_yaml, name_of, rendered, show
+from imagestreams.cli.output import as_json, as_yaml, name_of, rendered, show, with_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,12 +104,12 @@ def test_templates_that_fail():
 
 def test_a_template_from_a_file(tmp_path):
     (tmp_path / "template").write_text('{.kind}{"\\n"}')
-    assert rendered([OBJECT], f"jsonpath-file={tmp_path / 'template'}") == "ImageStream\n"
+    assert rendered([OBJECT], with_template(f"jsonpath-file={tmp_path / 'template'}")) == "ImageStream\n"
     with pytest.raises(Misuse, match="No such file"):
-        rendered([OBJECT], f"jsonpath-file={tmp_path / 'gone'}")
+        with_template(f"jsonpath-file={tmp_path / 'gone'}")
     (tmp_path / "binary").write_bytes(b"\xff")
     with pytest.raises(Misuse, match="no UTF-8"):
-        rendered([OBJECT], f"jsonpath-file={tmp_path / 'binary'}")
+        with_template(f"jsonpath-file={tmp_path / 'binary'}")
 
 
 HOSTILE = "\x1b[2J\x9b31m\u202e\x07\x00"

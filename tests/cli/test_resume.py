@@ -208,7 +208,16 @@ async def test_output(world, run):
 
 @pytest.mark.parametrize(
     "args",
-    [("shop/web:1",), ("deploy/",), ("deploy/a/b",), ("sts/web",), ("web:1", "-c", "web"), ("is/",), ()],
+    [
+        ("shop/web:1",),
+        ("deploy/",),
+        ("deploy/a/b",),
+        ("deploy/web:1",),
+        ("sts/web",),
+        ("web:1", "-c", "web"),
+        ("is/",),
+        (),
+    ],
 )
 async def test_calling_it_wrongly(world, run, args):
     assert (await run(*args)).code == 2
@@ -297,7 +306,7 @@ async def test_a_held_container_follows_again(world, run):
     ]
 
 
-@pytest.mark.parametrize("name", ["deployment/web", "deployments.apps/web", "Deploy/web"])
+@pytest.mark.parametrize("name", ["deployment/web", "deployments.v1.apps/web", "Deploy/web", "workload/web"])
 async def test_the_ways_to_name_it(world, run, name):
     put_held(world)
     assert (await run(name, "--wait=false")).code == 0

@@ -226,7 +226,9 @@ async def test_documents(world, run):
     [
         (("web", "--all"), "names, and --all or -l, cannot be given together"),
         (("web:1",), "'web:1' is no name of an image stream; write NAME, or KIND/NAME of a workload"),
-        (("svc/web",), "'svc' is none of the kinds deployment, statefulset,"),
+        (("svc/web",), "'svc' is none of stream, deployment, statefulset, "),
+        (("deploy/a:b",), "'a:b' is no name; write deployment/NAME"),
+        (("workload/web",), "'workload' is none of stream, deployment, "),
         (("web", "--enabled=maybe"), "'maybe' is neither true nor false"),
     ],
 )

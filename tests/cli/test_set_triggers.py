@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagestreams.cli.options import Failure, Misuse
-from imagestreams.cli.triggering import Wanted, rows, set_triggers
-from imagestreams.cli.workloads import CRON_JOB, DEPLOYMENT, LOOKED_UP, STATEFUL_SET, TRIGGERED, parse_workloads
+from imagestreams.cli.trigger_plan import Wanted, rows, set_triggers
+from imagestreams.cli.workloads import CRON_JOB, DEPLOYMENT, LOOKED_UP, STATEFUL_SET, TRIGGERED, workloads_of
 from imagestreams.core.trigger import KINDS
 from tests.cli.shop import command, opened, stream, tag
 from tests.fakes.apiserver import disconnect, status
@@ -84,33 +84,36 @@ def triggers(value):
         (["deploy/web"], ["deployment.apps/web"]),
         (["deployment", "web", "db"], ["deployment.apps/web", "deployment.apps/db"]),
         (["Deployments.apps/web", "sts/db"], ["deployment.apps/web", "statefulset.apps/db"]),
-        (["cronjobs.v1.batch", "report"], None),
+        (["cronjobs.v1.batch", "report"], ["cronjob.batch/report"]),
         (["ds/log", "cj/report"], ["daemonset.apps/log", "cronjob.batch/report"]),
         (["sts"], ["statefulset.apps/"]),
     ],
 )
 def test_workloads(words, named):
-    if named is None:
-        with pytest.raises(Misuse):
-            parse_workloads(words, TRIGGERED)
-    else:
-        assert [workload.named for workload in parse_workloads(words, TRIGGERED)] == named
+    assert [workload.named for workload in workloads_of(words, TRIGGERED)] == named
 
 
 @pytest.mark.parametrize(
     ("words", "kinds", "message"),
     [
-        (["is/web"], TRIGGERED, "'is' is none of the kinds deployment, statefulset, daemonset, cronjob"),
-        (["pod", "web"], TRIGGERED, "'pod' is none of the kinds"),
-        (["deploy/"], TRIGGERED, "'' is no name; write deployment/NAME"),
-        (["deploy/a/b"], TRIGGERED, "'a/b' is no name"),
-        (["deploy/web", "db"], TRIGGERED, "write 'db' as KIND/NAME, since others are written so"),
-        (["deploy.batch/web"], LOOKED_UP, "'deploy.batch' is none of the kinds"),
+        (
+            ["is/web"],
+            TRIGGERED,
+            "'is' is none of deployments (deployment, deploy), statefulsets (statefulset, sts), daemonsets (d",
+        ),
+        (["pod", "web"], TRIGGERED, "'pod' is none of deployments"),
+        (["workloads"], TRIGGERED, "'workloads' is none of deployments"),
+        (["deploy", ""], TRIGGERED, "'' is no name; write deployment/NAME"),
+        (["deploy/"], TRIGGERED, "have one kind and one name; seen 'deploy/'"),
+        (["deploy/a/b"], TRIGGERED, "have one kind and one name; seen 'deploy/a/b'"),
+        (["deploy/a:b"], TRIGGERED, "'a:b' is no name; write deployment/NAME"),
+        (["deploy/web", "db"], TRIGGERED, "write 'db' as KIND/NAME"),
+        (["deploy.batch/web"], LOOKED_UP, "'deploy.batch' is none of deployment, statefulset"),
     ],
 )
 def test_workloads_that_are_refused(words, kinds, message):
     with pytest.raises(Misuse) as caught:
-        parse_workloads(words, kinds)
+        workloads_of(words, kinds)
     assert message in caught.value.message
 
 
@@ -509,7 +512,7 @@ async def test_a_refusal(served, run):
         (("deploy/web", "-c", "web"), "-c needs --from-image"),
         (("deploy/web", "--from-image=quay.io/acme/web:1"), "'quay.io/acme' is no namespace"),
         (("deploy/web", "--from-image=Web:1"), "'Web' is no name of an image stream"),
-        (("is/web",), "'is' is none of the kinds"),
+        (("is/web",), "'is' is none of deployments"),
     ],
 )
 async def test_called_wrongly(world, run, args, words):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagestreams.cli.naming import is_kind
 from imagestreams.cli.options import Failure, Misuse
-from imagestreams.cli.tagging import (
+from imagestreams.cli.tag_plan import (
     Destination,
     Entry,
     Source,
@@ -84,7 +85,9 @@ def test_sources(text, kind, source):
 
 _NAMES = st.from_regex(r"[a-z0-9](?:[a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
 _TAGS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True)
-_NAMESPACES = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+_NAMESPACES = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True).filter(
+    lambda owner: not is_kind(owner, "web:1")
+)
 
 
 @given(_NAMES, _TAGS, st.just("") | _NAMESPACES)

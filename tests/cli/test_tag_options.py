@@ -1,6 +1,8 @@
-"""What holds for the flags of all commands that write."""
+"""What holds for the flags of all commands that have them."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -14,6 +16,9 @@ ALL = [
     ("create", "istag", "web:1"),
     ("set-triggers", "deploy/web"),
     ("set-lookup", "web"),
+    ("get", "tags"),
+    ("history", "web:1"),
+    ("diff",),
 ]
 
 
@@ -38,3 +43,12 @@ async def test_a_template_that_cannot_be_read_is_told_before_anything_is_asked(w
 async def test_a_template_for_one_object_is_no_mistake(world, capsys, form):
     done = await command("create", capsys)("is", "web", "--dry-run=client", "-o", form)
     assert done.code != 2
+
+
+async def test_a_template_is_read_once_from_what_can_be_read_only_once(world, capsys):
+    reader, writer = os.pipe()
+    os.write(writer, b"{.metadata.name}")
+    os.close(writer)
+    done = await command("create", capsys)("is", "web", "--dry-run=client", "-o", f"jsonpath-file=/dev/fd/{reader}")
+    os.close(reader)
+    assert done == (0, "web", "")
