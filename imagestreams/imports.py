@@ -21,6 +21,8 @@ import structlog
 from imagestreams import metrics
 from imagestreams.core.following import Streams, no_streams
 from imagestreams.core.importing import (
+    REPOSITORY,
+    Due,
     Plan,
     Progress,
     overdue,
@@ -101,6 +103,9 @@ class _Memory:
     hints: frozenset[str] = frozenset()  # tags to be asked for once more, by the rules that are new
     is_outdated: bool = False  # what is under way was asked by other rules
     asking: frozenset[str] = frozenset()  # tags for which credentials are being read
+    foreseen: dict[str, datetime] = field(default_factory=dict)  # since when an import request had a tag looked up
+    listed: datetime | None = None  # the same of the repository's tags, once its list was asked for
+    hinted: dict[str, datetime] = field(default_factory=dict)  # when somebody else saw a tag move
 
 
 class Importer:
@@ -137,21 +142,23 @@ class Importer:
         self._foreseen: dict[ObjectKey, dict[str, datetime]] = {}
 
     def foresee(self, key: ObjectKey, tags: frozenset[str], since: datetime) -> None:
-        """These tags of the stream were looked up since that moment, by an import request: in the next round that asks
-        for them an equal answer to a question of that time will do, and no older one.
+        """Have these tags of the stream asked for in its next round. They were looked up since that moment, by an
+        import request: an equal answer to a question of that time will do, and no older one, unless somebody else hints
+        at the tag after that moment.
         """
-        recent = self._clock() - timedelta(seconds=_FRESH)
-        before = {tag: moment for tag, moment in self._foreseen.get(key, {}).items() if moment > recent}
-        self._foreseen[key] = before | dict.fromkeys(tags, since)
+        self._foreseen[key] = _later(self._foreseen.get(key, {}), dict.fromkeys(tags, since))
 
     async def round(self, stream: ImageStream, hints: frozenset[str] = frozenset()) -> datetime | None:
         """Carry the stream one round on; returns when to look at it again (aware), or None when only an event can make
         something due.
 
+        `hints` are tags that have moved since they were asked for, by somebody's word, and REPOSITORY.
+
         Raises what `publish`, `credentials` and `may_pull` raise: the answers stay, and the key is to be tried again.
         """
         self._index(stream.key, followed_streams(stream))
         memory = self._remembered(stream)
+        self._heed(stream.key, memory, hints)
         answers = self._lanes.peek(stream.key)
         update = await self._merged(stream, answers, memory)
         if update.is_changed and update.stream.status is not None:
@@ -182,6 +189,14 @@ class Importer:
             self._lanes.forget(stream.key)
             memory.progress = withdrawn(memory.progress)
         return memory
+
+    def _heed(self, key: ObjectKey, memory: _Memory, hints: frozenset[str]) -> None:
+        """Take over what was foreseen until now: what comes while this round waits is of a stream that it does not see.
+        A hint is remembered for as long as an answer from before it could be taken.
+        """
+        now = self._clock()
+        memory.foreseen = _later(memory.foreseen, self._foreseen.pop(key, {}))
+        memory.hinted = _recent(memory.hinted, now) | dict.fromkeys(hints, now)
 
     def _budget(self, stream: ImageStream, memory: _Memory) -> int:
         """How many bytes the status may have."""
@@ -268,11 +283,12 @@ class Importer:
             memory.progress,
             now=self._clock(),
             rules=self._rules,
-            hints=hints | memory.hints,
+            hints=hints | memory.hints | memory.foreseen.keys(),
             watermark=self._watermark,
             wishes=memory.wishes,
         )
         memory.progress = plan.progress
+        memory.foreseen = _recent(memory.foreseen, self._clock())
         if not stream.is_suspended:
             memory.hints = frozenset()
         if plan.due:
@@ -287,21 +303,29 @@ class Importer:
         finally:
             memory.asking = frozenset()
         tickets, memory.progress = tickets_of(stream, plan, entries, self._rules)
-        if stream.key in self._foreseen:
-            tickets = tuple(self._eased(stream.key, each) for each in tickets)
-        self._lanes.submit(stream.key, tickets)
+        named = {REPOSITORY, *(tag.name for tag in stream.spec_tags)}
+        eased = [
+            self._eased(memory, due, each, is_virtual=due.tag not in named)
+            for due, each in zip(plan.due, tickets, strict=True)
+        ]
+        self._lanes.submit(stream.key, eased)
         log.debug("asked", namespace=stream.metadata.namespace, imagestream=stream.metadata.name, tags=len(tickets))
 
-    def _eased(self, key: ObjectKey, ticket: Ticket) -> Ticket:
-        """The ticket, content with what an import request was answered, if there was one."""
-        foreseen = self._foreseen.get(key, {})
-        since = foreseen.pop(ticket.tag, None)
-        if not foreseen:
-            self._foreseen.pop(key, None)
-        age = (self._clock() - since).total_seconds() if since else 0.0
-        if since is None or ticket.request or ticket.slot or age > _FRESH:
-            return ticket  # whoever asks by name, or at a polling slot, means the registry as it is now
-        return replace(ticket, fresh=max(age, _INSTANT))
+    def _eased(self, memory: _Memory, due: Due, ticket: Ticket, *, is_virtual: bool) -> Ticket:
+        """The ticket, content with what an import request was answered, if there was one. Who asked for the repository
+        was told of its tags, too: of those that only it gives, and that were never tried since.
+        """
+        since = memory.foreseen.pop(due.tag, None)
+        if is_virtual and due.why == "source":
+            since = since or memory.listed
+        hinted = memory.hinted.get(due.tag)
+        # Whoever asks by name, or at a polling slot, means the registry as it is now; so does who saw it move since.
+        if ticket.request or ticket.slot or (since and hinted and hinted >= since):
+            since = None
+        if due.tag == REPOSITORY:
+            memory.listed = since
+        age = (self._clock() - since).total_seconds() if since else _FRESH + 1
+        return replace(ticket, fresh=max(age, _INSTANT)) if age <= _FRESH else ticket
 
     def forget(self, key: ObjectKey) -> None:
         """The stream is gone."""
@@ -393,6 +417,16 @@ class Importer:
 def _spec_size(stream: ImageStream) -> int:
     """How many bytes the spec has."""
     return len(encode(stream.spec)) if stream.spec else 0
+
+
+def _later(one: Mapping[str, datetime], other: Mapping[str, datetime]) -> dict[str, datetime]:
+    """The moments of both, by tag: the later where both have one. Requests are not carried out in their order."""
+    return {**one, **{tag: max(moment, one.get(tag, moment)) for tag, moment in other.items()}}
+
+
+def _recent(moments: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    """Those by which an answer may still be taken."""
+    return {tag: moment for tag, moment in moments.items() if moment > now - timedelta(seconds=_FRESH)}
 
 
 def _noticed_by(ticket: Ticket | None) -> str:

@@ -5,13 +5,14 @@ way, and what etcd does not take is made smaller, and said.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
+from imagestreams.core.importing import REPOSITORY
 from imagestreams.core.keychain import Entry
 from imagestreams.core.lookup import Listed, Listing, Lookup, Question, Resolved, Served
 from imagestreams.core.merging import LOOK_AGAIN, TagMoved, Transition
@@ -64,8 +65,22 @@ class Installation:
     def add(self, *streams: ImageStream) -> None:
         self.streams.update({each.key: each for each in streams})
 
-    async def round(self, key: ObjectKey) -> datetime | None:
-        return await self.importer.round(self.streams[key])
+    async def round(self, key: ObjectKey, hints: Iterable[str] = ()) -> datetime | None:
+        return await self.importer.round(self.streams[key], frozenset(hints))
+
+    async def looked_up(self, present: ImageStream) -> None:
+        """Have its tags, and its repository's, asked for once more, as an import request does."""
+        other = stream(*present.spec_tags, repository=present.repository or None, name="request", uid="request")
+        self.add(other)
+        await self.settled(other.key)
+        self.importer.forget(other.key)
+
+    async def settled(self, key: ObjectKey, hints: Iterable[str] = ()) -> None:
+        """Rounds until nothing is asked any more."""
+        await self.round(key, hints)
+        while self.importer.under_way(key):
+            await self.answered(key)
+            await self.round(key)
 
     async def answered(self, key: ObjectKey, count: int = 1) -> None:
         """Until so many answers have come."""
@@ -443,6 +458,163 @@ async def test_a_repository_goes_through_the_lanes():
         assert found.ready is not None
         assert (found.ready.status, installation.writes) == ("True", 1)
         assert installation.credentials_of == ["app", "app"], "asked by stream, once for each portion"
+
+
+# --- what an import request was answered ------------------------------------------------------------------------------
+
+WEB = stream(tag("latest"), name="web")
+APP = stream(repository="quay.io/acme/app", name="web")
+
+
+def serving(letters: list[str]) -> Callable[[Question], Awaitable[Answered]]:
+    """A registry that serves the last of these, to which the test adds what is pushed; after "!" it cannot."""
+
+    async def answer(question: Question) -> Answered:
+        if letters[-1] == "!":
+            raise Unavailable("quay.io failed (503)")
+        return await served(letters[-1])(question)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("since", "refresh", "expected"),
+    [
+        pytest.param([10], None, "a", id="it was answered"),
+        pytest.param([10], "n1 latest", "b", id="and is asked for by name"),
+        pytest.param([61], None, "b", id="it was answered long ago"),
+        pytest.param([8, 20], None, "b", id="it was answered, and a later request found nothing"),
+    ],
+)
+async def test_what_a_request_was_answered_serves_a_new_tag(since: list[int], refresh: str | None, expected: str):
+    """The tag was looked up ten seconds ago; requests were answered so many seconds ago, in another order."""
+    letters = ["a"]
+    async with running(serving(letters)) as installation:
+        await installation.looked_up(WEB)
+        letters.append("b")
+        installation.now += timedelta(seconds=10)
+        for seconds in since:
+            installation.importer.foresee(WEB.key, frozenset({"latest"}), installation.now - timedelta(seconds=seconds))
+        installation.add(stream(tag("latest"), name="web", refresh=refresh))
+        await installation.settled(WEB.key)
+        assert newest(installation, WEB.key) == digest(expected)
+
+
+async def test_a_polling_slot_is_not_served_by_what_a_request_was_answered():
+    letters = ["a"]
+    async with running(serving(letters)) as installation:
+        installation.add(stream(tag("latest", scheduled=True), name="web"))
+        await installation.settled(WEB.key)
+        installation.now += ImportRules().interval
+        await installation.looked_up(WEB)
+        letters.append("b")
+        installation.importer.foresee(WEB.key, frozenset({"latest"}), installation.now)
+        await installation.settled(WEB.key)
+        assert newest(installation, WEB.key) == digest("b")
+
+
+async def carried_out(installation: Installation) -> None:
+    """A request for the whole repository was answered, and is carried out two seconds later."""
+    since = installation.now
+    await installation.looked_up(APP)
+    installation.add(APP)
+    installation.asked.clear()
+    installation.now += timedelta(seconds=2)
+    installation.importer.foresee(APP.key, frozenset({REPOSITORY}), since)
+    await installation.settled(APP.key)
+    assert installation.asked == []
+    assert [newest(installation, APP.key, name) for name in ("1", "2")] == [digest("a")] * 2
+
+
+async def test_what_is_edited_after_the_import_of_a_repository_is_asked_for():
+    letters = ["a"]
+    async with running(serving(letters)) as installation:
+        await carried_out(installation)
+        letters.append("b")
+        installation.add(edited(installation.streams[APP.key], tag("named", "quay.io/acme/app:1")))
+        await installation.settled(APP.key)
+        assert newest(installation, APP.key, "named") == digest("b")
+
+
+async def test_a_repository_that_is_left_and_taken_again_is_listed_anew():
+    letters = ["a"]
+    async with running(serving(letters)) as installation:
+        await carried_out(installation)
+        letters.append("b")
+        for repository in ("quay.io/acme/other", "quay.io/acme/app"):
+            installation.asked.clear()
+            installation.add(edited(installation.streams[APP.key], repository=repository))
+            await installation.settled(APP.key)
+            assert [each.reference.tag or REPOSITORY for each in installation.asked] == [REPOSITORY, "1", "2"]
+
+
+async def test_a_retry_is_not_served_by_what_a_request_was_answered():
+    """Or who asks by name, in vain at first, would be given what is older."""
+    letters = ["a"]
+    async with running(serving(letters)) as installation:
+        await carried_out(installation)
+        letters.append("!")
+        installation.now += FLOOR
+        installation.add(edited(installation.streams[APP.key], refresh="n1 1"))
+        await installation.settled(APP.key)
+        letters.append("b")
+        installation.now += timedelta(seconds=30)
+        await installation.settled(APP.key)
+        assert newest(installation, APP.key, "1") == digest("b")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "now", "expected"),
+    [
+        pytest.param((), (), (), "a", id="nobody has seen it move"),
+        pytest.param(("latest",), (), (), "a", id="somebody did before the request"),
+        pytest.param((), ("latest",), (), "b", id="somebody did since"),
+        pytest.param((), (), ("latest",), "b", id="somebody did, at the moment it is carried out"),
+        pytest.param((), ("other",), ("other",), "a", id="somebody saw another move"),
+    ],
+)
+async def test_what_a_request_was_answered_counts(
+    earlier: tuple[str, ...], later: tuple[str, ...], now: tuple[str, ...], expected: str
+):
+    letters = ["a"]
+    async with running(serving(letters), ImportRules(refresh_floor=FLOOR)) as installation:
+        installation.add(WEB)
+        await installation.settled(WEB.key)
+        await installation.round(WEB.key, earlier)
+        installation.now += timedelta(seconds=1)
+        since = installation.now
+        await installation.looked_up(WEB)
+        letters.append("b")
+        installation.now += timedelta(seconds=1)
+        await installation.round(WEB.key, later)
+        installation.now += timedelta(seconds=1)
+        installation.importer.foresee(WEB.key, frozenset({"latest"}), since)
+        await installation.round(WEB.key, now)
+        installation.now += FLOOR  # so long it is not asked again
+        await installation.settled(WEB.key)
+        assert newest(installation, WEB.key) == digest(expected)
+
+
+@pytest.mark.parametrize(
+    ("hints", "asked"),
+    [
+        pytest.param((), [], id="nobody has seen any move"),
+        pytest.param(("1",), ["1"], id="a tag that nobody here knows yet"),
+        pytest.param((REPOSITORY,), [REPOSITORY, "1", "2"], id="the list"),
+    ],
+)
+async def test_what_a_request_was_answered_of_a_repository_counts(hints: tuple[str, ...], asked: list[str]):
+    async with running(served("a")) as installation:
+        present = stream(repository="quay.io/acme/app")
+        since = installation.now
+        await installation.looked_up(present)
+        installation.asked.clear()
+        installation.add(present)
+        installation.now += timedelta(seconds=2)
+        installation.importer.foresee(present.key, frozenset({REPOSITORY}), since)
+        await installation.settled(present.key, hints)
+        assert [newest(installation, present.key, name) for name in ("1", "2")] == [digest("a")] * 2
+        assert [each.reference.tag or REPOSITORY for each in installation.asked] == asked
 
 
 async def test_other_rules_lose_neither_a_retry_nor_what_the_old_ones_refused():

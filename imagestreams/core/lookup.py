@@ -183,8 +183,8 @@ class Ticket:
 
     `tag` is empty for the stream's repository, and a digest for an image to be described. `request` is the refresh
     annotation that asked for it, or empty; `slot` the first second (Unix time) of the polling slot that it serves, or
-    0. `fresh` lets an equal lookup's image be the answer that was found in this process, if that lookup began at most
-    so many seconds ago; with 0 the registry is asked.
+    0. `fresh` lets what an equal lookup or listing found in this process be the answer, if that began at most so many
+    seconds ago; with 0 the registry is asked.
     """
 
     uid: str

@@ -93,8 +93,10 @@ _CAPS: Final[Mapping[Kind, int]] = {
     "blob": BLOB_CAP,
     "token": TOKEN_CAP,
 }
-_KEPT: Final = 32  # manifests that were just read
-_KEPT_BYTES: Final = 4 << 20
+# Manifests that were just read: all of the largest import request, or what is described at its end would be pulled once
+# more. Its 500 images may each stand in an index, some 3 KiB and 10 KiB; it is the bytes that keep the memory small.
+_KEPT: Final = 1024
+_KEPT_BYTES: Final = 8 << 20
 _KEPT_LIFE: Final = timedelta(minutes=1)
 _LISTING_TIME: Final = 2  # as many times that of a lookup
 _OUR_QUERY: Final = frozenset({"service", "scope", "n", "last"})  # what of a URL's query people are shown

@@ -9,8 +9,8 @@ lane namespaces take turns, equal questions are asked once, lookups begin at the
 to wait waits, and a host that cannot be reached is left alone for a while. What must not be asked now is answered
 `Deferred` at once, not queued.
 
-What a lookup found is remembered for a moment, for tickets that take an answer of late (`Ticket.fresh`): an import
-request is answered and then carried out, and the second must not cost another pull.
+What a lookup or a listing found is remembered for a moment, for tickets that take an answer of late (`Ticket.fresh`):
+an import request is answered and then carried out, and the second must not cost another pull.
 
 A question with a fallback goes on to the next place, in the lane of that place's host, when one gives nothing or must
 not be asked. Only what all of them together come to is an answer.
@@ -75,6 +75,8 @@ _SPREAD: Final = timedelta(seconds=30)
 _MIRRORS_TOLD: Final = 4
 _MAX_FINDS: Final = 1024
 _FIND_LIFE: Final = timedelta(minutes=1)
+_FIND_BYTES: Final = 4 << 20  # of listings; the longest that settings allow, of 20,000 tags, has less
+_TAG_BYTES: Final = 64  # that a tag takes beside its characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +153,21 @@ class _Pending(Generic[K]):
 
 @dataclass(frozen=True, slots=True)
 class _Find:
-    """What a lookup and its fallbacks found: at which place of them, begun and answered when.
+    """What a lookup or a listing and its fallbacks found: at which place of them, begun and answered when.
 
     `claim` is set where the registry only confirmed a digest, and which image that stands for is the asker's word.
     """
 
-    served: Served
+    found: Resolved | Listed
     place: int
     claim: Served | None
     begun: datetime
     at: datetime
+
+    @property
+    def weight(self) -> int:
+        """Bytes, of what may have many; of an image there is little to remember."""
+        return sum(len(tag) + _TAG_BYTES for tag in self.found.tags) if isinstance(self.found, Listed) else 0
 
 
 class _Lane(Generic[K]):
@@ -263,7 +270,9 @@ class Lanes(Generic[K]):
         self._under_way: Counter[str] = Counter()  # by namespace
         self._busy: Counter[str] = Counter()  # by namespace, the lanes with tickets of it
         self._passed_over: dict[str, OrderedDict[_Lane[K], None]] = {}  # lanes where a namespace was not let fly
-        self._finds: Recent[Hashable, _Find] = Recent(_MAX_FINDS, clock=clock, life=_FIND_LIFE)
+        self._finds: Recent[Hashable, _Find] = Recent(
+            _MAX_FINDS, clock=clock, life=_FIND_LIFE, weight=lambda find: find.weight, capacity=_FIND_BYTES
+        )
         self._tasks: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -361,15 +370,6 @@ class Lanes(Generic[K]):
     def load(self) -> tuple[int, int]:
         """How many lookups are queued, and how many under way, at all hosts."""
         return sum(lane.length for lane in self._lanes.values()), self._under_way.total()
-
-    def loads(self) -> dict[str, tuple[int, int]]:
-        """The same for each host that has any."""
-        loads: dict[str, tuple[int, int]] = {}
-        for lane in self._lanes.values():
-            if not lane.is_idle:
-                queued, under_way = loads.get(lane.host, (0, 0))
-                loads[lane.host] = (queued + lane.length, under_way + lane.under_way)
-        return loads
 
     # --- tickets
 
@@ -487,32 +487,26 @@ class Lanes(Generic[K]):
 
     def _remember(self, pending: _Pending[K], came: Found, at: datetime) -> None:
         asked, asks, begun = pending.ticket.question, pending.asks, pending.flight.begun
-        if not isinstance(came, Resolved) or not isinstance(asked, Lookup) or begun is None:
+        if isinstance(asked, Description) or isinstance(came, Described) or begun is None:
             return
-        claim = came.served if isinstance(asks, Lookup) and came.served == asks.known else None
-        find = _Find(came.served, len(pending.setbacks), claim, begun, at)
+        known = asks.known if isinstance(asks, Lookup) else None
+        claim = known if isinstance(came, Resolved) and came.served == known else None
+        find = _Find(came, len(pending.setbacks), claim, begun, at)
         whole = _whole(asked)
-        known = self._finds.get(whole)
-        if known is None or known.begun <= begun:
+        before = self._finds.get(whole)
+        if before is None or before.begun <= begun:
             self._finds.put(whole, find)
 
     def _recall(self, ticket: Ticket) -> Answer | None:
-        """What was found of late, for a ticket that takes it, as its own lookup would have come out."""
+        """What was found of late, for a ticket that takes it, as its own question would have come out."""
         asks = ticket.question
-        if not ticket.fresh > 0 or not isinstance(asks, Lookup):
+        if not ticket.fresh > 0 or isinstance(asks, Description):
             return None
         find = self._finds.get(_whole(asks))
         if find is None or not 0 <= (self._clock() - find.begun).total_seconds() <= ticket.fresh:
             return None
-        place = asks
-        for _ in range(find.place):
-            assert place.fallback is not None  # noqa: S101  # a part of what the find is remembered by
-            place = place.fallback
-        if find.claim is not None and find.claim != place.known:
-            return None
-        is_unchanged = place.known is not None and place.known.digest == find.served.digest
-        served = place.known if is_unchanged and place.known else find.served
-        return Answer(ticket, Resolved(served, place.recorded or place.reference), find.at)
+        found = _recalled(find, asks)
+        return Answer(ticket, found, find.at) if found is not None else None
 
     def _arrive(self, key: K, answer: Answer) -> None:
         self._drop_arrived(key, answer.ticket.tag)
@@ -799,6 +793,22 @@ def _own(found: Found, asks: Question) -> Found:
     return found
 
 
+def _recalled(find: _Find, asks: Lookup | Listing) -> Resolved | Listed | None:
+    """What was found, as an equal question would have come out; None where that is the word of another asker."""
+    if not isinstance(asks, Lookup) or not isinstance(find.found, Resolved):
+        return find.found
+    place = asks
+    for _ in range(find.place):
+        assert place.fallback is not None  # noqa: S101  # a part of what the find is remembered by
+        place = place.fallback
+    if find.claim is not None and find.claim != place.known:
+        return None
+    served = find.found.served
+    if place.known is not None and place.known.digest == served.digest:
+        served = place.known
+    return Resolved(served, place.recorded or place.reference)
+
+
 def _identity(asks: Question) -> Hashable:
     """Equal for questions that have equal answers at their place; what is asked elsewhere afterwards does not count.
 
@@ -820,16 +830,20 @@ def _identity(asks: Question) -> Hashable:
             assert_never(asks)
 
 
-def _whole(asks: Lookup) -> Hashable:
-    """Equal for lookups that find the same, at whichever of their places. Unlike for `_identity` nothing counts that is
-    said in a refusal only, nor what the asker knows; and it holds no password.
+def _whole(asks: Lookup | Listing) -> Hashable:
+    """Equal for questions that find the same, at whichever of their places. Unlike for `_identity` nothing counts that
+    is said in a refusal only, nor what the asker knows; and it holds no password.
     """
     places: list[Hashable] = []
-    place: Lookup | None = asks
+    place: Lookup | Listing | None = asks
     while place is not None:
         reference = place.reference
-        target = reference.digest or reference.tag or DEFAULT_TAG
-        places.append((place.transport, reference.path, target, place.mode, place.prefer, _fingerprints(place)))
+        where = (place.transport, reference.path, _fingerprints(place))
+        if isinstance(place, Lookup):
+            target = reference.digest or reference.tag or DEFAULT_TAG
+            places.append((*where, target, place.mode, place.prefer))
+        else:
+            places.append((*where, place.limit))
         place = place.fallback
     return tuple(places)
 

@@ -11,10 +11,12 @@ from dataclasses import replace
 import pytest
 
 from dev.images import image, index
+from imagestreams.core.imagestreamimport import MAX_IMAGES
 from imagestreams.core.keychain import Credential
-from imagestreams.core.lookup import Description, ImportMode, Lookup, Resolved, Served, Source, Ticket
+from imagestreams.core.lookup import Description, ImportMode, Listed, Listing, Lookup, Resolved, Served, Source, Ticket
 from imagestreams.core.manifest import Platform
 from imagestreams.core.reference import ImageReference
+from imagestreams.registry import client as client_module
 from imagestreams.registry.errors import RegistryError
 from imagestreams.registry.lanes import Lanes, Limits
 from tests.fakes.registry import FakeRegistry
@@ -149,8 +151,10 @@ async def test_a_lookup_asks_whatever_is_remembered(registry, client):
     assert (await client.look_up(lookup(registry))).served.digest == MOVED.digest
 
 
-async def test_few_manifests_are_kept(registry, client):
-    many = [image(text=f"{number}") for number in range(33)]
+async def test_so_many_manifests_are_kept(registry, new_client, monkeypatch):
+    monkeypatch.setattr(client_module, "_KEPT", 4)
+    client = new_client()
+    many = [image(text=f"{number}") for number in range(5)]
     for number, each in enumerate(many):
         registry.add("acme/web", f"v{number}", each)
         await client.look_up(lookup(registry, name=f"acme/web:v{number}"))
@@ -162,10 +166,16 @@ async def test_few_manifests_are_kept(registry, client):
     assert pulls(registry) == [f"GET acme/web@{many[0].digest}"]
 
 
+def test_the_largest_import_request_has_room():
+    """Each of its images may stand in an index."""
+    assert client_module._KEPT >= 2 * MAX_IMAGES
+    assert client_module._KEPT_BYTES >= MAX_IMAGES * (13 << 10)
+
+
 async def test_few_bytes_are_kept(registry, client):
-    """Four manifests of a good megabyte each are too much."""
+    """Eight manifests of a good megabyte each are too much."""
     many = []
-    for number in range(4):
+    for number in range(8):
         small = image(text=f"{number}")
         padding = b'{"annotations":{"padding":"' + b"x" * (1 << 20) + b'"},'
         large = replace(small, manifest=padding + small.manifest[1:])
@@ -459,3 +469,103 @@ async def test_few_answers_are_remembered(new_client, registry, clock, ready, mo
     assert len(lanes._finds) == 4
     await lanes.close()
     await running
+
+
+# --- a list of tags of late -------------------------------------------------------------------------------------------
+
+
+def listing(registry, *credentials, path="acme/web", limit=10, **changes):
+    transport = changes.pop("transport", registry.transport())
+    return Listing(ImageReference.parse(f"{registry.host}/{path}"), transport, credentials, limit, **changes)
+
+
+def lists(registry):
+    """The lists of tags that were read so far."""
+    return [request for request in registry.asked() if "/tags/list" in request]
+
+
+async def test_a_list_of_late_is_not_read_again(registry, ask, clock):
+    [first] = await ask(REQUEST, ticket(listing(registry), request="import"))
+    then = clock()
+    clock.advance(seconds=2)
+    [second] = await ask(STREAM, ticket(listing(registry), fresh=5))
+    assert second.outcome == first.outcome == Listed(("latest",), 1, True)
+    assert second.at == then
+    assert len(lists(registry)) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fresh"),
+    [
+        pytest.param(2, 0.0, id="who does not say so"),
+        pytest.param(2, 1.9, id="who takes a younger one only"),
+        pytest.param(60, 3600.0, id="after a minute"),
+        pytest.param(-1, 3600.0, id="a clock that was set back"),
+    ],
+)
+async def test_a_list_is_read_for(registry, ask, clock, seconds, fresh):
+    await ask(REQUEST, ticket(listing(registry)))
+    clock.advance(seconds=seconds)
+    registry.add("acme/web", "new", MOVED)
+    [answer] = await ask(STREAM, ticket(listing(registry), fresh=fresh))
+    assert set(answer.outcome.tags) == {"latest", "new"}
+
+
+@pytest.mark.parametrize("changes", [{"limit": 9}, {"path": "acme/other"}])
+async def test_a_list_is_for_an_equal_question(registry, ask, changes):
+    await ask(REQUEST, ticket(listing(registry)))
+    await ask(STREAM, ticket(listing(registry, **changes), fresh=30))
+    assert len(lists(registry)) == 2
+
+
+@pytest.mark.parametrize("changes", [{"insecure": True}, {"host": "other.example"}])
+async def test_a_list_is_for_the_same_way_to_the_registry(registry, ask, changes):
+    await ask(REQUEST, ticket(listing(registry)))
+    await ask(STREAM, ticket(listing(registry, transport=replace(registry.transport(), **changes)), fresh=30))
+    assert len(lists(registry)) == 2
+
+
+async def test_who_may_not_see_a_repository_does_not_get_its_list(guarded, ask):
+    await ask(REQUEST, ticket(listing(guarded, GOOD)))
+    for credentials in ((), (OTHER, GOOD)):
+        asked = len(guarded.asked())
+        await ask(STREAM, ticket(listing(guarded, *credentials), fresh=30))
+        assert len(guarded.asked()) > asked
+    asked = len(guarded.asked())
+    [answer] = await ask(STREAM, ticket(listing(guarded, SAME), fresh=30))
+    assert (answer.outcome.tags, len(guarded.asked())) == (("latest",), asked)
+
+
+async def test_a_list_that_a_later_place_gave_is_for_the_same_places(registry, elsewhere, ask):
+    source = listing(registry)
+    mirrored = listing(elsewhere, path="acme/nothing", fallback=source)
+    await ask(REQUEST, ticket(mirrored))
+    await ask(STREAM, ticket(mirrored, fresh=30))
+    assert (len(lists(elsewhere)), len(lists(registry))) == (1, 1)
+    await ask(STREAM, ticket(source, fresh=30))
+    await ask(STREAM, ticket(replace(mirrored, fallback=listing(registry, path="acme/other")), fresh=30))
+    assert (len(lists(elsewhere)), len(lists(registry))) == (2, 3)
+
+
+async def test_a_list_is_no_answer_to_a_lookup_nor_a_failure_to_anybody(registry, ask):
+    await ask(REQUEST, ticket(listing(registry)))
+    [answer] = await ask(STREAM, ticket(lookup(registry), fresh=30))
+    assert isinstance(answer.outcome, Resolved)
+    await ask(REQUEST, ticket(listing(registry, path="acme/new")))
+    registry.add("acme/new", "1", WEB)
+    [answer] = await ask(STREAM, ticket(listing(registry, path="acme/new"), fresh=30))
+    assert answer.outcome.tags == ("1",)
+
+
+async def test_few_bytes_of_lists_are_remembered(registry, ask):
+    """The longest that settings allow has room, and two of them do not."""
+    for path in ("acme/one", "acme/two"):
+        registry.put(path, "v", WEB.media_type, WEB.manifest)
+        registry.repositories[path].tags = {f"{'v' * 123}{number:05}": WEB.digest for number in range(20_000)}
+        [answer] = await ask(REQUEST, ticket(listing(registry, path=path, limit=20_000)))
+        assert len(answer.outcome.tags) == 20_000
+        read = len(lists(registry))
+        await ask(STREAM, ticket(listing(registry, path=path, limit=20_000), fresh=30))
+        assert len(lists(registry)) == read
+    await ask(STREAM, ticket(listing(registry, path="acme/one", limit=20_000), fresh=30))
+    assert len(lists(registry)) > read
