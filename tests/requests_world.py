@@ -342,7 +342,7 @@ class Process:
 
     def _hint(self, key: ObjectKey, tags: frozenset[str], since: datetime) -> None:
         self.importer.foresee(key, tags, since)
-        self.stream_queue.add(key, tags)
+        self.stream_queue.add(key)
 
     def _announce(self, _: RequestMetadata, __: str, reason: str, message: str) -> None:
         self._world.events.append((reason, message))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -17,9 +18,12 @@ import pytest
 from aiohttp import web
 
 from dev.images import image
+from imagestreams.controllers import imagestreamimport as controller_imports
+from imagestreams.core import answering
 from imagestreams.core.admission import Allowed, Denied, Requester
-from imagestreams.core.stamp import seal
+from imagestreams.core.stamp import Footprint, seal
 from imagestreams.requests import Crowded, Room, Turns
+from imagestreams.server import imports as server_imports
 from tests.fakes.apiserver import hang, status
 from tests.fakes.waiting import until
 from tests.requests_world import BOB, CONTROLLER, KEY, OLD_KEY, Object, Refused, World, asked, asking, results
@@ -37,7 +41,7 @@ class Guests:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def come(self, *names: str) -> None:
-        """Requests "namespace/user" or "namespace/user/number"."""
+        """Requests "namespace/user" or "namespace/user/number", with "*images" behind it where there are several."""
         for name in names:
             self._tasks[name] = asyncio.create_task(self._stay(name))
             await asyncio.sleep(0)
@@ -50,9 +54,10 @@ class Guests:
         await asyncio.sleep(0)
 
     async def _stay(self, name: str) -> None:
-        namespace, user, *_ = name.split("/")
+        who, _, images = name.partition("*")
+        namespace, user, *_ = who.split("/")
         try:
-            async with self.turns.taken(namespace, user):
+            async with self.turns.taken(namespace, user, images=int(images or 1)):
                 self.inside.append(name)
                 try:
                     await asyncio.Event().wait()
@@ -86,6 +91,25 @@ async def test_a_user_has_no_more_turns_by_using_several_namespaces():
     assert guests.inside == ["a/x", "b/x", "c/y"], "nor keeps others of the namespace from theirs"
     await guests.go("a/x")
     assert guests.inside == ["b/x", "c/y", "c/x"]
+
+
+async def test_so_many_images_have_a_turn_at_a_time():
+    guests = Guests(Room(images=500))
+    await guests.come("a/x*300", "b/y*201", "c/z*200")
+    assert guests.inside == ["a/x*300", "c/z*200"], "one of fewer images may be the first"
+    await guests.go("c/z*200")
+    assert guests.inside == ["a/x*300"]
+    await guests.go("a/x*300")
+    assert guests.inside == ["b/y*201"]
+    await guests.come("a/x/1*700", "a/x/2*299")
+    assert guests.inside == ["b/y*201", "a/x/2*299"]
+    await guests.go("b/y*201", "a/x/2*299")
+    assert guests.inside == ["a/x/1*700"], "however many it has"
+    await guests.come("a/x/3")
+    await guests.go("a/x/1*700")
+    assert guests.inside == ["a/x/3"]
+    await guests.go("a/x/3")
+    assert guests.turns._images == 0
 
 
 async def test_namespaces_take_turns():
@@ -359,7 +383,74 @@ async def test_twenty_imports_of_one_stream_at_once(world: World):
     assert world.events == []
 
 
+async def test_a_pinned_image_is_described_though_another_was_found(world: World):
+    registry = world.registries["registry.test"]
+    old = registry.add("acme/web", "1", image(text="old"))
+    await world.create(asking("web", "registry.test/acme/web:1"))
+    await world.settled()
+    registry.add("acme/web", "1", image(text="new"))
+    pins = {"1": {"digest": old, "reason": "checkout fails", "by": "jane", "at": "2026-03-01T12:00:00Z"}}
+    stream = world.stream()
+    stream["metadata"]["annotations"] = {"imagestreams.dev/pins": json.dumps(pins)}
+    world.api.put(stream)
+    await world.settled()
+    stored = await world.create(asking("web", "registry.test/acme/web:1"))
+    assert results(stored) == [old]
+    assert stored["status"]["images"][0]["image"]["dockerImageLayers"]
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+LONG = ("merge_status", "plan_import", "description_of", "kept", "_fitted", "_imported_stream")
+
+
+async def test_what_takes_long_is_done_off_the_loop_and_for_one_request_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where requests are late."""
+    under_way, seen, gate = 0, Counter[tuple[str, bool, int]](), threading.Event()
+
+    def noticing(name: str, function: Any) -> Any:
+        def notice(*args: Any, **more: Any) -> Any:
+            nonlocal under_way
+            is_main = threading.current_thread() is threading.main_thread()
+            under_way += 1
+            seen[name, is_main, under_way] += 1
+            try:
+                if not is_main:
+                    gate.wait(10)
+                return function(*args, **more)
+            finally:
+                under_way -= 1
+
+        return notice
+
+    for name in LONG:
+        monkeypatch.setattr(answering, name, noticing(name, getattr(answering, name)))
+    for module in (server_imports, controller_imports):
+        for name in ("edit_of", "work_of"):
+            monkeypatch.setattr(module, name, noticing(name, getattr(module, name)))
+    async with World(tmp_path, seconds=1.0) as world:
+        good, slow = world.registries["registry.test"], world.registries["slow.test"]
+        for number in range(5):
+            good.add("acme/web", f"v{number}", image(text=str(number)))
+        slow.hold()
+        values = [
+            asking(
+                f"web-{number}",
+                *(asked(f"registry.test/acme/web:v{each}", f"v{each}") for each in range(5)),
+                *(["slow.test/acme/web:1"] if number % 2 else []),
+            )
+            for number in range(6)
+        ]
+        calls = [asyncio.create_task(world.create(value)) for value in values]
+        await until(lambda: len(world.reviews) == len(values) and bool(seen))
+        assert seen.total() == 1, "the others wait, and the loop goes on"
+        gate.set()
+        await asyncio.gather(*calls)
+    assert {name for name, _, _ in seen} == {*LONG, "edit_of", "work_of"}
+    assert {(is_main, count) for _, is_main, count in seen} == {(False, 1)}
 
 
 async def test_answering_and_carrying_out_are_one_pull(world: World):
@@ -454,6 +545,53 @@ async def test_who_waits_for_less_is_told_of_each_image_all_the_same(world: Worl
     assert results({"status": status_}) == [good, "Timeout"]
 
 
+@pytest.mark.parametrize(
+    ("waits", "seconds"),
+    [(0, 25), (0.1, 0.1), (1.5, 1), (3, 2), (4.5, 3), (5, 3.5), (10, 8.5), (26.4, 24.9), (26.5, 25), (30, 25)],
+)
+def test_of_the_time_that_is_left_some_is_for_the_answer_itself(waits: float, seconds: float):
+    assert server_imports.answering_time(waits, 25) == pytest.approx(seconds)
+
+
+async def test_a_repository_counts_as_all_its_tags_that_are_asked_for(tmp_path: Path):
+    async with World(tmp_path, room=Room(images=50), seconds=0.5) as world:
+        registry = world.registries["slow.test"]
+        registry.add("acme/web", "1", image())
+        registry.hold()
+        first = asyncio.create_task(world.create(asking("web", "slow.test/acme/web:1", is_import=False)))
+        await registry.arrived(1)
+        value = asking("web", is_import=False)
+        value["spec"]["repository"] = asked("slow.test/acme/web")
+        with pytest.raises(Refused, match="429 TooManyRequests"):
+            await world.create(value)
+        await first
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False])
+async def test_a_mode_that_is_none_holds_up_no_other_tag(world: World, *, is_asked_for: bool):
+    """A stream of before its schema, or of another's."""
+    made = world.registries["registry.test"].add("acme/web", "1", image())
+    source = {"kind": "DockerImage", "name": "registry.test/acme/web:1"}
+    tags: list[Object] = [
+        {"name": "bad", "from": source, "importPolicy": {"importMode": "All"}},
+        {"name": "good", "from": source},
+    ]
+    world.put_stream(tags=[tags[0]] if is_asked_for else tags)
+    words = 'importPolicy.importMode "All" is neither Legacy nor PreserveOriginal'
+    if is_asked_for:
+        stored = await world.create(asking("web", *(asked(source["name"], each) for each in ("bad", "good"))))
+        assert results(stored) == ["Invalid", made]
+        assert stored["status"]["images"][0]["status"]["message"] == words
+    await until(lambda: world.items("good") == [made])
+    await world.settled()
+    (bad,) = (each for each in world.stream()["status"]["tags"] if each["tag"] == "bad")
+    (condition,) = bad["conditions"]
+    assert (condition["reason"], condition["message"]) == ("InvalidSource", words)
+    tags[0]["importPolicy"]["importMode"] = "PreserveOriginal"
+    world.put_stream(tags=tags)
+    await until(lambda: world.items("bad") == [made])
+
+
 async def test_a_request_does_not_join_what_was_asked_before_it(world: World):
     registry, answer = world.registries["registry.test"], asyncio.Event()
     old = registry.add("acme/web", "1", image(text="old"))
@@ -474,6 +612,17 @@ async def test_a_request_does_not_join_what_was_asked_before_it(world: World):
 
 
 # --- registries that do not answer ------------------------------------------------------------------------------------
+
+
+async def test_of_a_dry_run_that_is_late_nobody_goes_on(tmp_path: Path):
+    async with World(tmp_path, seconds=0.3) as world:
+        world.registries["slow.test"].hold()
+        review = world.review(asking("web", "slow.test/acme/web:1"))
+        verdict = await world.process.door(replace(review, is_dry_run=True))
+        assert isinstance(verdict, Allowed)
+        (answered,) = (each["value"] for each in verdict.patch if each["path"] == "/status")
+        assert answered["images"][0]["status"]["message"] == "the registry did not answer within 0.3s; ask again"
+        assert world.writes() == []
 
 
 async def test_what_is_late_is_said_image_by_image_and_the_controller_goes_on(tmp_path: Path):
@@ -502,6 +651,14 @@ async def test_what_has_come_by_then_counts(tmp_path: Path):
         registry.hold(path="/other/")
         stored = await world.create(asking("web", asked("registry.test/other:2"), asked("registry.test/acme/web:1")))
         assert results(stored) == ["Timeout", made]
+
+
+async def test_without_credentials_in_time_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with World(tmp_path, seconds=0.3) as world:
+        monkeypatch.setattr(world.process.requests, "_credentials", lambda _: asyncio.Event().wait())
+        stored = await world.create(asking("web", "registry.test/acme/web:1", is_import=False))
+        assert results(stored) == ["Timeout"]
+        assert not world.registries["registry.test"].requests
 
 
 async def test_a_description_that_is_late_leaves_the_digest(tmp_path: Path):
@@ -796,6 +953,7 @@ async def test_a_stamp_that_is_not_ours_edits_nothing(world: World, forged: dict
     world.registries["registry.test"].add("acme/web", "1", image())
     world.put_stream()
     await world.settled()
+    reason = "StaleStamp" if "at" in forged else "ForgedStamp"
     at = world.clock() + forged.pop("at", timedelta())
     made = {"namespace": "shop", "stream": "web", "spec": SPEC, "key": KEY, **forged}
     stamp = seal(BOB, at=at, **made)
@@ -805,7 +963,7 @@ async def test_a_stamp_that_is_not_ours_edits_nothing(world: World, forged: dict
     await world.settled()
     assert world.spec_tags() == {}
     assert results(world.request("web")) == ["Forbidden"]
-    assert [reason for reason, _ in world.events] == ["ForgedStamp"]
+    assert [said for said, _ in world.events] == [reason]
     assert "k" * 16 not in str(world.events)
     assert world.reviews == []
 
@@ -813,7 +971,8 @@ async def test_a_stamp_that_is_not_ours_edits_nothing(world: World, forged: dict
 async def test_the_stamp_above_is_good_but_for_that(world: World):
     """Else the table above would prove nothing."""
     made = world.registries["registry.test"].add("acme/web", "1", image())
-    stamp = seal(BOB, namespace="shop", stream="web", spec=SPEC, at=world.clock(), key=KEY)
+    sealed = {"namespace": "shop", "stream": "web", "spec": SPEC, "key": KEY, "seen": Footprint(places=("",))}
+    stamp = seal(BOB, at=world.clock(), **sealed)
     marks = {"imagestreams.dev/requested-by": stamp, "imagestreams.dev/image-stream": "web"}
     world.has_webhook = False
     await world.create(asking("any", "registry.test/acme/web:1", annotations=marks))

@@ -1,14 +1,19 @@
 """Import requests, answered: what to ask registries for a request, and what it is told.
 
     work    = work_of(request, stored, edit, ...)  # the stream as it will be, and where each image will be found in it
-    tickets = questions_of(work, answers, ...)     # what to ask, again and again until all is answered or it is late
-    status  = status_of(work, answers, ...)        # the answer
+    asking  = Questions(work, secrets, ...)
+    tickets = asking.first()                       # what to ask
+    tickets = asking.after(answers)                # what to ask then, for all that arrives until it is late
+    state   = merged(work, asking.answers, ...)    # what the answers make of the stream
+    tickets = asking.left(state)                   # what to ask about images that only this shows
+    status  = status_of(work, state, asking.answers, ...)
 
 It is the stream *as it will be* that is imported, by the rules that every stream is imported by: so what the request
 is answered with is what carrying it out will write. Images for which there is no tag (`spec.import: false`, or nothing
 says which tag) are imported into a stream that only lives here.
 
-Nothing is remembered between the steps: each is given all answers so far.
+A stream has thousands of tags and a request hundreds of images, whose answers come bit by bit: so each answer is looked
+at once, by what its own question wanted, and the whole stream is merged once, when no more come.
 
 A client in Go fails on a single wrong type in an answer, and `oc` on an image without `dockerImageMetadata`: both are
 always as it expects.
@@ -16,8 +21,8 @@ always as it expects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -47,6 +52,7 @@ from imagestreams.core.lookup import (
     Failed,
     Listed,
     Outcome,
+    Resolved,
     Source,
     Ticket,
 )
@@ -98,13 +104,12 @@ class Work:
     places: tuple[_Place | Refusal, ...]
     repository: _Place | Refusal | None
     is_bare: bool
-    wishes: tuple[Wishes, Wishes] = field(default_factory=lambda: (Wishes(), Wishes()), compare=False, repr=False)
 
-    @property
-    def hints(self) -> frozenset[str]:
-        """The tags of the stream that are to be asked for, and REPOSITORY: hints for its round once it is written."""
+    def names(self, *, is_aside: bool) -> tuple[str, ...]:
+        """The tags of one of the two streams that are to be asked for, each once, and REPOSITORY."""
         places = (*self.places, self.repository)
-        return frozenset(place.tag for place in places if isinstance(place, _Place) and not place.is_aside)
+        here = (place for place in places if isinstance(place, _Place) and place.is_aside is is_aside)
+        return tuple(dict.fromkeys(place.tag for place in here))
 
 
 def work_of(
@@ -168,21 +173,137 @@ def work_of(
     )
 
 
+class Questions:
+    """What is to be asked for a request: the images, or the repository and then the best of its tags; and, of each that
+    is found, what it is. Nothing is asked twice.
+
+    To find that costs what the request asks for, however large the stream is.
+
+    Args:
+        work: the request.
+        secrets: what may be used for the stream.
+        rules: the administrator's.
+        now: aware.
+        request: one word that no other request has: then nothing is answered by a look-up that began before it.
+
+    Attributes:
+        answers: all that have arrived, as they are kept; in the order of arrival.
+    """
+
+    def __init__(
+        self, work: Work, secrets: Iterable[Entry], *, rules: ImportRules, now: datetime, request: str = ""
+    ) -> None:
+        self._work, self._secrets, self._rules, self._now, self._request = work, tuple(secrets), rules, now, request
+        self._wishes: dict[str, AskRegistry | ListRepository] = {}  # of what is looked up, by tag
+        self._described: set[str] = set()  # digests
+        self.answers: list[Answer] = []
+
+    def first(self) -> tuple[Ticket, ...]:
+        """What is to be asked before anything is known."""
+        work = self._work
+        found: tuple[Ticket, ...] = ()
+        if work.stream is not None and work.request.is_import:
+            found = self._look_up(work.stream, work.names(is_aside=False))
+        return (*found, *self._look_up(work.aside, work.names(is_aside=True)))
+
+    def after(self, answers: Iterable[Answer]) -> tuple[Ticket, ...]:
+        """What is to be asked once these answers have arrived, which are new."""
+        found: list[Ticket] = []
+        for answer in answers:
+            self.answers.append(kept(answer, self._work))
+            wish = self._wishes.get(answer.ticket.tag)
+            match answer.outcome:
+                case Listed() as listed if isinstance(wish, ListRepository):
+                    found += self._look_up_listed(answer, listed)
+                case Resolved(served=served) if isinstance(wish, AskRegistry):
+                    found += self._describe(answer.ticket.uid, served.image, wish)
+                case _:
+                    pass
+        return tuple(found)
+
+    def left(self, state: Merged) -> tuple[Ticket, ...]:
+        """What is to be asked about images that tags show instead of what was found, such as those that are pinned."""
+        found: list[Ticket] = []
+        for place in _all_places(self._work, state):
+            side, event = state.side(place), state.result(place, "")
+            wish = side.wishes.get(place.tag)
+            if isinstance(wish, AskRegistry) and not isinstance(event, Refusal):
+                found += self._describe(side.stream.metadata.uid, event.image or "", wish)
+        return tuple(found)
+
+    def _look_up_listed(self, answer: Answer, listed: Listed) -> tuple[Ticket, ...]:
+        place, work = self._work.repository, self._work
+        stream = work.aside if isinstance(place, _Place) and place.is_aside else work.stream
+        assert stream is not None  # noqa: S101 - as `work_of` places them
+        best, _ = _ranked(listed, stream)
+        # The others would be planned, too.
+        return self._look_up(stream, best, replace(answer, outcome=replace(listed, tags=best)))
+
+    def _look_up(self, stream: ImageStream, names: Iterable[str], *listing: Answer) -> tuple[Ticket, ...]:
+        """What the stream's own round would ask about these tags."""
+        wanted, wishes = frozenset(names), Wishes()
+        if not wanted:
+            return ()
+        few = _narrowed(stream, wanted)
+        update = merge_status(few, listing, {}, now=self._now, rules=self._rules, wishes=wishes)
+        plan = plan_import(
+            update.stream, update.progress, now=self._now, rules=self._rules, hints=wanted, wishes=wishes
+        )
+        due = tuple(each for each in plan.due if each.tag in wanted)
+        self._wishes |= {each.tag: each.wish for each in due}
+        tickets, _ = tickets_of(few, replace(plan, due=due), self._secrets, self._rules)
+        # Neither the stream's refresh request nor a poll is answered by this.
+        return tuple(replace(ticket, request=self._request, slot=0) for ticket in tickets)
+
+    def _describe(self, uid: str, digest: str, wish: AskRegistry) -> Iterable[Ticket]:
+        """What to ask about an image that was found; the answer goes by its digest."""
+        if self._work.is_bare or digest in self._described or not is_digest(digest):
+            return
+        self._described.add(digest)
+        yield Ticket(uid, digest, wish.source, "", 0, description_of(digest, wish.places, self._secrets))
+
+
+def _narrowed(stream: ImageStream, names: frozenset[str]) -> ImageStream:
+    """The stream as if it had no other tags."""
+    status = stream.status or api.Status()
+    return msgspec.structs.replace(
+        stream,
+        spec=msgspec.structs.replace(
+            stream.spec or api.Spec(), tags=tuple(tag for tag in stream.spec_tags if tag.name in names)
+        ),
+        status=msgspec.structs.replace(status, tags=tuple(tag for tag in status.tags or () if tag.tag in names)),
+    )
+
+
+def _ranked(listed: Listed, stream: ImageStream) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tags of a repository that are asked for, the best first, and those that are only named. Those that spec has
+    are spec's.
+    """
+    own = {tag.name for tag in stream.spec_tags}
+    tags = tuple(tag for tag in dict.fromkeys(listed.tags) if is_tag(tag) and tag not in own)
+    return tags[:MAX_DESCRIBED], tags[MAX_DESCRIBED:]
+
+
+def _all_places(work: Work, state: Merged) -> Iterable[_Place]:
+    yield from (place for place in work.places if isinstance(place, _Place))
+    if isinstance(work.repository, _Place):
+        for tag in state.side(work.repository).best:
+            yield _Place(work.repository.is_aside, tag)
+
+
 @dataclass(frozen=True, slots=True)
 class _Side:
     """One of the two streams of a piece of work, with what the answers make of it.
 
     Attributes:
         update: what has been merged.
-        names: the tags that are asked for, and REPOSITORY.
         wishes: what each of them, and of the repository's, wants.
         recorded: what the status says, by tag.
         repository: what is to be done for the repository; None where none is asked for.
-        best: the tags of the repository that are asked for, the best first; `others` are those that are not.
+        best: the tags of the repository that are asked for, the best first; `others` are only named.
     """
 
     update: Update
-    names: tuple[str, ...]
     wishes: Mapping[str, Wish | None]
     recorded: Mapping[str, StatusTag]
     repository: ListRepository | Refuse | None
@@ -197,12 +318,13 @@ class _Side:
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What the answers make of the stream as it will be (None where nothing is imported into it), and of what is only
-    looked up.
+    looked up; `at` is when (aware).
     """
 
     imported: _Side | None
     aside: _Side
     outcomes: Mapping[tuple[str, Source], Outcome]
+    at: datetime
 
     @property
     def update(self) -> Update | None:
@@ -263,7 +385,7 @@ class Merged:
 def merged(
     work: Work, answers: Iterable[Answer], *, rules: ImportRules, now: datetime, streams: Streams = no_streams
 ) -> Merged:
-    """What the answers so far make of the stream.
+    """What the answers make of the stream.
 
     Tags that follow other namespaces' streams stay as they are: whether they may be followed is asked for in the
     stream's own round.
@@ -274,7 +396,7 @@ def merged(
     if work.stream is not None and work.request.is_import:
         imported = merging.side(work.stream, streams, is_aside=False)
     outcomes = {(answer.ticket.tag, answer.ticket.source): answer.outcome for answer in arrived}
-    return Merged(imported, merging.side(work.aside, no_streams, is_aside=True), outcomes)
+    return Merged(imported, merging.side(work.aside, no_streams, is_aside=True), outcomes, now)
 
 
 class _Merging:
@@ -284,31 +406,25 @@ class _Merging:
         self._work, self._answers, self._rules, self._now = work, answers, rules, now
 
     def side(self, stream: ImageStream, streams: Streams, *, is_aside: bool) -> _Side:
-        places = (*self._work.places, self._work.repository)
-        here = (place for place in places if isinstance(place, _Place) and place.is_aside is is_aside)
-        names = tuple(dict.fromkeys(place.tag for place in here))
-        remembered = self._work.wishes[is_aside]
-        wishes: dict[str, Wish | None] = dict(remembered.of(stream, self._rules))
+        names, known = self._work.names(is_aside=is_aside), Wishes()
+        wishes: dict[str, Wish | None] = dict(known.of(stream, self._rules))
         repository = repository_of(stream, self._rules) if REPOSITORY in names else None
         best: tuple[str, ...] = ()
         others: tuple[str, ...] = ()
-        if isinstance(repository, ListRepository):
-            listed = self._listed(repository.source)
-            best = tuple(tag for tag in listed if tag not in wishes)[:MAX_DESCRIBED]
-            others = tuple(tag for tag in listed if tag not in set(best))
+        if isinstance(repository, ListRepository) and (listed := self._listed(repository.source)):
+            best, others = _ranked(listed, stream)
             wishes |= {tag: repository.tag(tag, self._rules.import_mode) for tag in best}
-        update = self._merged(stream, streams, frozenset((*names, *best)), remembered)
+        update = self._merged(stream, streams, frozenset((*names, *best)), known)
         status = update.stream.status or api.Status()
         recorded = {tag.tag: tag for tag in status.tags or ()}
-        return _Side(update, (*names, *best), wishes, recorded, repository, best, others)
+        return _Side(update, wishes, recorded, repository, best, others)
 
-    def _listed(self, source: Source) -> list[str]:
-        """The tags of the repository, the best first."""
+    def _listed(self, source: Source) -> Listed | None:
         for answer in self._answers:
             ticket, outcome = answer.ticket, answer.outcome
             if isinstance(outcome, Listed) and (ticket.tag, ticket.source) == (REPOSITORY, source):
-                return [tag for tag in dict.fromkeys(outcome.tags) if is_tag(tag)]
-        return []
+                return outcome
+        return None
 
     def _merged(self, stream: ImageStream, streams: Streams, names: frozenset[str], wishes: Wishes) -> Update:
         taken = [answer for answer in self._answers if answer.ticket.tag in names]
@@ -320,66 +436,6 @@ class _Merging:
             if update.rights <= unasked:
                 return update
             unasked |= update.rights
-
-
-def questions_of(
-    work: Work,
-    answers: Iterable[Answer],
-    secrets: Iterable[Entry],
-    *,
-    asked: Collection[str],
-    rules: ImportRules,
-    now: datetime,
-    request: str = "",
-    fresh: float = 0.0,
-) -> tuple[Ticket, ...]:
-    """What is to be asked now: the images, or the repository and then the best of its tags; and, of each that was
-    found, what it is.
-
-    Args:
-        work: the request.
-        answers: all that have arrived so far.
-        secrets: what may be used for the stream.
-        asked: the `tag` of each ticket that was asked already.
-        rules: the administrator's.
-        now: aware.
-        request: one word that no other request has: then nothing is answered by a look-up that began before it.
-        fresh: how many seconds ago an equal question may have been answered.
-    """
-    entries = tuple(secrets)
-    state = merged(work, answers, rules=rules, now=now)
-    found: list[Ticket] = []
-    for side in filter(None, (state.imported, state.aside)):
-        missing = frozenset(side.names) - frozenset(asked)
-        if not missing:
-            continue
-        plan = plan_import(side.stream, side.update.progress, now=now, rules=rules, hints=missing)
-        due = tuple(each for each in plan.due if each.tag in missing)
-        tickets, _ = tickets_of(side.stream, replace(plan, due=due), entries, rules)
-        # Neither the stream's refresh request nor a poll is answered by this.
-        found += [replace(ticket, request=request, slot=0, fresh=fresh) for ticket in tickets]
-    described = () if work.is_bare else _descriptions(work, state, entries)
-    return (*found, *(ticket for ticket in described if ticket.tag not in asked))
-
-
-def _descriptions(work: Work, state: Merged, secrets: tuple[Entry, ...]) -> Iterable[Ticket]:
-    """What to ask about the images that were found, each once; the answers go by their digests."""
-    found: dict[str, Ticket] = {}
-    for place in _all_places(work, state):
-        side, event = state.side(place), state.result(place, "")
-        wish = side.wishes.get(place.tag)
-        digest = "" if isinstance(event, Refusal) else event.image or ""
-        if isinstance(wish, AskRegistry) and is_digest(digest):
-            question = description_of(digest, wish.places, secrets)
-            found[digest] = Ticket(side.stream.metadata.uid, digest, wish.source, "", 0, question)
-    return found.values()
-
-
-def _all_places(work: Work, state: Merged) -> Iterable[_Place]:
-    yield from (place for place in work.places if isinstance(place, _Place))
-    if isinstance(work.repository, _Place):
-        for tag in state.side(work.repository).best:
-            yield _Place(work.repository.is_aside, tag)
 
 
 def kept(answer: Answer, work: Work) -> Answer:
@@ -423,16 +479,7 @@ def _refusal(reason: str, message: str) -> Refusal:
     return Refusal(word, message, code)
 
 
-def status_of(
-    work: Work,
-    answers: Iterable[Answer],
-    *,
-    rules: ImportRules,
-    now: datetime,
-    late: str,
-    streams: Streams = no_streams,
-    room: int = MAX_BYTES,
-) -> Json:
+def status_of(work: Work, state: Merged, answers: Iterable[Answer], *, late: str, room: int = MAX_BYTES) -> Json:
     """The request's `status`, whatever has arrived.
 
     It has an entry for each image, in the order asked. An image that was found and not described in time is there with
@@ -440,18 +487,14 @@ def status_of(
 
     Args:
         work: the request.
-        answers: all that have arrived.
-        rules: the administrator's.
-        now: aware.
+        state: what the answers make of the stream.
+        answers: all that have arrived; those that describe images may be younger than `state`.
         late: what to say of an image for which there is no answer.
-        streams: the other streams, for tags that follow them.
         room: bytes; what has to give way so that the status is not larger are configurations of images first, the
             largest before the others, then layers; never what became of an image.
     """
-    arrived = tuple(answers)
-    state = merged(work, arrived, rules=rules, now=now, streams=streams)
     telling = _Telling(
-        state, late, {each.ticket.tag: each.outcome.body for each in arrived if isinstance(each.outcome, Described)}
+        state, late, {each.ticket.tag: each.outcome.body for each in answers if isinstance(each.outcome, Described)}
     )
     status: Json = {}
     if work.places:
@@ -462,7 +505,7 @@ def status_of(
     if work.repository is not None:
         status["repository"] = telling.repository(work.repository)
     if work.request.is_import and work.raw is not None and not work.is_bare:
-        status["import"] = _imported_stream(work.raw, work.stream, state, now)
+        status["import"] = _imported_stream(work.raw, work.stream, state)
     status["summary"] = _summary(status)
     return _fitted(status, room)
 
@@ -541,10 +584,10 @@ def _image(event: TagEvent, described: bytes | None) -> Json:
     }
 
 
-def _imported_stream(raw: Json, stream: ImageStream | None, state: Merged, now: datetime) -> Json:
+def _imported_stream(raw: Json, stream: ImageStream | None, state: Merged) -> Json:
     """The stream with the status that its next round will write."""
     whole = {**raw, "metadata": {name: each for name, each in raw["metadata"].items() if name != "managedFields"}}
-    whole["metadata"].setdefault("creationTimestamp", _moment(now))
+    whole["metadata"].setdefault("creationTimestamp", _moment(state.at))
     if stream is not None and state.update is not None and state.update.stream.status is not None:
         patch = _OBJECT.decode(api.encode_status_patch(stream, state.update.stream.status))["status"]
         whole["status"] = _patched(raw.get("status"), patch)

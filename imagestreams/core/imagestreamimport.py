@@ -15,15 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from imagestreams.core import stream as api
-from imagestreams.core.lookup import (
-    ImportMode,
-)
+from imagestreams.core.importing import REPOSITORY
+from imagestreams.core.lookup import ImportMode
 from imagestreams.core.reference import ImageReference, InvalidReference, is_tag, quoted
 from imagestreams.core.stamp import IMAGE_STREAM_ANNOTATION, REQUESTED_BY_ANNOTATION
 from imagestreams.core.stream import (
@@ -46,6 +45,7 @@ _MAX_TAGS = 2500  # of a stream, as its schema says
 # Characters of a source, and of a repository, as the stream's schema says.
 _MAX_SOURCE = 600
 _MAX_REPOSITORY = 512
+_MAX_REASONS = 3  # that are told of what is not done
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 _MODES = ("", "Legacy", "PreserveOriginal")
 _REFERENCE_POLICIES = ("", "Source", "Local")
@@ -104,6 +104,11 @@ class AskedImage(_Asked, frozen=True):
     to: LocalReference | None = None
 
     @property
+    def wanted(self) -> tuple[object, ...]:
+        """What a tag is to have by it."""
+        return self.name, self.is_insecure, self.is_scheduled, self.mode, self.policy
+
+    @property
     def explicit_target(self) -> str | None:
         """The tag that the request says the image is for; None where it says nothing of it, empty where it is amiss."""
         return (self.to.name or "") if self.to is not None else None
@@ -136,9 +141,7 @@ class _Metadata(_Wire, frozen=True):
     name: str | None = None
     generate_name: str | None = None
     namespace: str | None = None
-    uid: str | None = None
     resource_version: str | None = None
-    creation_timestamp: datetime | None = None
     annotations: _Annotations | None = None
 
 
@@ -177,18 +180,9 @@ class ImageStreamImport(_Wire, frozen=True):
         return ObjectKey(self.namespace, self.name)
 
     @property
-    def uid(self) -> str:
-        return self._meta.uid or ""
-
-    @property
     def resource_version(self) -> str:
         """Of a request that is created: the stream's, as its author knows it, or empty. Of a stored one: its own."""
         return self._meta.resource_version or ""
-
-    @property
-    def created(self) -> datetime | None:
-        """Set by the API server (aware)."""
-        return self._meta.creation_timestamp
 
     @property
     def requested_by(self) -> str:
@@ -341,7 +335,7 @@ def _problems_of_targets(images: Sequence[AskedImage]) -> Iterable[FieldProblem]
     first: dict[str, AskedImage] = {}
     for index, image in enumerate(images):
         tag = image.target
-        if tag and (first.setdefault(tag, image).name, first[tag].is_insecure) != (image.name, image.is_insecure):
+        if tag and first.setdefault(tag, image).wanted != image.wanted:
             words = f"Duplicate value: {quoted(tag)}: another image of this request is for that tag"
             yield FieldProblem(f"spec.images[{index}].to.name", words)
 
@@ -447,7 +441,10 @@ class Stored(NamedTuple):
     def parse(cls, body: bytes) -> Stored:
         """Raises `MalformedObject`."""
         stream = api.decode(body)
-        return cls(_OBJECT.decode(body), stream)
+        try:
+            return cls(_OBJECT.decode(body), stream)
+        except UNREADABLE as error:
+            raise MalformedObject(f"ImageStream: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,7 +476,13 @@ class Edit:
         return bool(self.tags or self.repository)
 
 
-def edit_of(request: ImageStreamImport, stored: Stored | None, *, may_edit: bool = True) -> Edit:
+def edit_of(
+    request: ImageStreamImport,
+    stored: Stored | None,
+    *,
+    overtaken: Mapping[str, Refusal] = MappingProxyType({}),
+    nobody: str = "",
+) -> Edit:
     """Decide what carrying the request out needs the stream's spec to say.
 
     A tag that is there keeps its import mode, its reference policy and all that the request does not speak of. A
@@ -488,16 +491,64 @@ def edit_of(request: ImageStreamImport, stored: Stored | None, *, may_edit: bool
     Args:
         request: it may be one that `problems_of` objects to; then the images that it does so for are refused.
         stored: the stream as it is.
-        may_edit: False where nobody knows who asks: then whatever would change the spec is refused.
+        overtaken: why a tag is not to be changed, by its name, and why the repository is not (REPOSITORY).
+        nobody: why nobody knows who asks, if so: then whatever would change the spec is refused.
     """
-    return _Editing(request, stored, may_edit=may_edit).edit()
+    return _Editing(request, stored, overtaken, nobody).edit()
+
+
+def refused_whole(request: ImageStreamImport, refusal: Refusal) -> Edit:
+    """The edit of a request nothing of which can be done."""
+    images = range(len(request.images))
+    return Edit(
+        targets=("",) * len(images),
+        refused=dict.fromkeys(images, refusal),
+        repository_refused=refusal if request.repository is not None else None,
+    )
+
+
+def hints_of(request: ImageStreamImport, edit: Edit) -> frozenset[str]:
+    """The tags of the stream that are to be asked for once it is edited, and REPOSITORY: hints for its round."""
+    if not request.is_import:
+        return frozenset()
+    found = {tag for index, tag in enumerate(edit.targets) if tag and index not in edit.refused}
+    has_repository = request.repository is not None and edit.repository_refused is None
+    return frozenset(found | ({REPOSITORY} if has_repository else set()))
+
+
+def undone_of(request: ImageStreamImport, edit: Edit) -> str:
+    """What of the request is not carried out by the edit, and why, for people; empty where all of it is."""
+    count, images = len(edit.refused), len(request.images)
+    words = _reasons(edit.refused.values())
+    if words and (images > 1 or request.repository is not None):
+        words = f"{count} of {images} images {'was' if count == 1 else 'were'} not imported: {words}"
+    if edit.repository_refused is None:
+        return words
+    return "; ".join(filter(None, (words, f"the repository was not imported: {edit.repository_refused.message}")))
+
+
+def _reasons(refusals: Iterable[Refusal]) -> str:
+    found = list(dict.fromkeys(refusal.message for refusal in refusals))
+    more = len(found) - _MAX_REASONS
+    return "; ".join(found[:_MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def way_of(request: ImageStreamImport, tag: str, source: str) -> str:
+    """The command by which a person has a tag, or the repository (REPOSITORY), imported from a source."""
+    # The annotation may be anybody's, and what it names is read by people.
+    name = next(filter(_NAME.fullmatch, (request.image_stream, request.name)), "NAME")
+    if tag == REPOSITORY:
+        return f"imagestreams import-image {name} --all --from={source} --confirm"
+    return f"imagestreams tag {source} {name}:{tag}"
 
 
 class _Editing:
     """One edit in the making."""
 
-    def __init__(self, request: ImageStreamImport, stored: Stored | None, *, may_edit: bool) -> None:
-        self._request, self._may_edit = request, may_edit
+    def __init__(
+        self, request: ImageStreamImport, stored: Stored | None, overtaken: Mapping[str, Refusal], nobody: str
+    ) -> None:
+        self._request, self._overtaken, self._nobody = request, overtaken, nobody
         self._stream = stored.stream if stored else None
         self._namespace = request.namespace
         self._raw = {str(tag.get("name")): tag for tag in raw_tags(stored.raw)} if stored else {}
@@ -538,8 +589,10 @@ class _Editing:
         if not self._request.is_import:
             return None
         wanted = ensured(raw, tag, image)
-        if not self._may_edit:
+        if self._nobody:
             return None if self._is_source(present, wanted) else self._nobody_knows(tag, image.name)
+        if wanted != raw and tag in self._overtaken:
+            return self._overtaken[tag]
         if raw is None and len(self._raw.keys() | self._tags.keys()) >= _MAX_TAGS and tag not in self._tags:
             return Refusal("Invalid", f"the image stream has {_MAX_TAGS} tags, which is the most; remove some", 422)
         if wanted != raw:
@@ -563,19 +616,16 @@ class _Editing:
         is_insecure = bool(self._stream and self._stream.is_repository_insecure)
         repository = "" if present else asked.name
         is_made_insecure = asked.is_insecure and not is_insecure
-        if not self._may_edit and (repository or is_made_insecure):
-            return "", False, self._nobody_knows("", asked.name)
-        return repository, is_made_insecure, None
+        refusal = None
+        if repository or is_made_insecure:
+            refusal = self._nobody_knows(REPOSITORY, asked.name) if self._nobody else self._overtaken.get(REPOSITORY)
+        return ("", False, refusal) if refusal else (repository, is_made_insecure, None)
 
     def _nobody_knows(self, tag: str, source: str) -> Refusal:
-        name = self._request.name or "NAME"
-        if tag:
-            what, way = f"tag {quoted(tag)}", f"imagestreams tag {source} {name}:{tag}"
-        else:
-            what, way = "the image stream", f"imagestreams import-image {name} --all --from={source} --confirm"
+        what = "the image stream" if tag == REPOSITORY else f"tag {quoted(tag)}"
         words = (
-            f"{what} does not have the source {quoted(source)}, and nobody knows who asks for it: the webhook for "
-            f"import requests is not installed; edit the image stream yourself, for instance: {way}"
+            f"{what} does not have the source {quoted(source)}, and nobody knows who asks for it: {self._nobody}; edit "
+            f"the image stream yourself, for instance: {way_of(self._request, tag, source)}"
         )
         return Refusal("Forbidden", words, 403)
 

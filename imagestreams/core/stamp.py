@@ -2,8 +2,8 @@
 
 Whoever carries the request out later acts for that requester, and believes the stamp alone: anybody may write an
 annotation, but nobody else has the key. The seal covers the requester, the namespace, the stream that is meant, what is
-asked (`spec`) and the moment; since that must be the moment at which the object was created, a stamp that is copied is
-worth nothing.
+asked (`spec`), what the webhook saw of the stream and the moment; since that must be the moment at which the object was
+created, a stamp that is copied is worth nothing.
 
 What is asked is compared by its meaning. The API server stores a `spec` with its keys in another order, without nulls,
 and with `1.0` as `1`.
@@ -15,7 +15,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -41,20 +41,73 @@ class ForgedStamp(Exception):
     """The stamp is not the webhook's, or not for this object. Says why, for people; holds nothing of keys."""
 
 
+class StaleStamp(ForgedStamp):
+    """The webhook's stamp for such an object, but of another moment than this one."""
+
+
 class InvalidStamp(ValueError):
     """What cannot be stamped: too much, or nothing that a `spec` could be."""
+
+
+class Footprint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What of a stream the webhook decided on.
+
+    Attributes:
+        stream: its uid, empty where there was none.
+        places: a digest of what was there, for each place of the request that may be written, in its order; empty for
+            nothing.
+    """
+
+    stream: str = ""
+    places: tuple[str, ...] = ()
+
+
+class Stamp(NamedTuple):
+    """A stamp that was checked.
+
+    Attributes:
+        requester: whoever asked.
+        at: when (aware, UTC), by the webhook's clock.
+        created: when the object was created, by the API server's.
+        seen: of the stream, then.
+    """
+
+    requester: Requester
+    at: datetime
+    created: datetime
+    seen: Footprint
+
+    @property
+    def order(self) -> tuple[datetime, datetime]:
+        """Of two requests the newer one has the greater. Clocks of webhooks differ a little: the API server's, which
+        has whole seconds, is asked first.
+        """
+        return self.created, self.at
+
+
+_NOTHING: Final = Footprint()
 
 
 class _Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     requester: Requester
     at: datetime
-    seal: str
+    seal: str = ""
+    seen: Footprint = _NOTHING
 
 
 _DECODER = msgspec.json.Decoder(_Stamp)
 
 
-def seal(requester: Requester, *, namespace: str, stream: str, spec: bytes, at: datetime, key: bytes) -> str:
+def seal(
+    requester: Requester,
+    *,
+    namespace: str,
+    stream: str,
+    spec: bytes,
+    at: datetime,
+    key: bytes,
+    seen: Footprint = _NOTHING,
+) -> str:
     """The annotation's value.
 
     Args:
@@ -64,6 +117,7 @@ def seal(requester: Requester, *, namespace: str, stream: str, spec: bytes, at: 
         spec: JSON, as it is sent; empty for none.
         at: now (aware).
         key: the secret, at least LEAST_KEY bytes.
+        seen: of the stream.
 
     Raises:
         InvalidStamp: the stamp would be larger than MAX_STAMP, or `spec` is no JSON that could be stored.
@@ -74,20 +128,17 @@ def seal(requester: Requester, *, namespace: str, stream: str, spec: bytes, at: 
         raise InvalidStamp("the moment of a stamp has no time zone")
     if not requester.username:
         raise InvalidStamp("the request names nobody who asks")
-    at = at.astimezone(UTC)
-    stamp = _Stamp(requester, at, _mac(key, requester, (namespace, stream), canonical(spec), at))
-    text = _ENCODER.encode(stamp)
+    stamp = _Stamp(requester, at.astimezone(UTC), seen=seen)
+    sealed = msgspec.structs.replace(stamp, seal=_mac(key, _covered(stamp, (namespace, stream), canonical(spec))))
+    text = _ENCODER.encode(sealed)
     if len(text) > MAX_STAMP:
-        raise InvalidStamp(
-            f"the name, groups and other attributes of the requester take {len(text)} bytes; {MAX_STAMP} are taken"
-        )
+        words = "the name, groups and other attributes of the requester, and what was seen of the stream,"
+        raise InvalidStamp(f"{words} take {len(text)} bytes; {MAX_STAMP} are taken")
     return text.decode()
 
 
-def unseal(
-    text: str, *, namespace: str, stream: str, spec: bytes, created: datetime, keys: Sequence[bytes]
-) -> Requester:
-    """Whom the stamp names.
+def unseal(text: str, *, namespace: str, stream: str, spec: bytes, created: datetime, keys: Sequence[bytes]) -> Stamp:
+    """What the stamp says.
 
     Args:
         text: the annotation's value.
@@ -98,6 +149,7 @@ def unseal(
         keys: the secret, and those before it that still count.
 
     Raises:
+        StaleStamp: the stamp is ours, and too far from the moment of the object's creation.
         ForgedStamp: the stamp is not ours, or not for this object.
     """
     if len(text) > MAX_STAMP:
@@ -109,27 +161,23 @@ def unseal(
     if stamp.at.tzinfo is None:
         raise ForgedStamp("the stamp's moment has no time zone")
     try:
-        content = canonical(spec)
         at = stamp.at.astimezone(UTC)
-        made = [_mac(key, stamp.requester, (namespace, stream), content, at) for key in keys if len(key) >= LEAST_KEY]
+        covered = _covered(stamp, (namespace, stream), canonical(spec))
     except (InvalidStamp, OverflowError) as error:
         raise ForgedStamp(f"the stamp cannot be checked: {error}") from None
+    made = [_mac(key, covered) for key in keys if len(key) >= LEAST_KEY]
     if not any(hmac.compare_digest(each.encode(), stamp.seal.encode()) for each in made):
         raise ForgedStamp(
             "the stamp was not made for this object by a webhook that shares our key: it, the spec or the name of the "
             "stream was changed, or copied from another object"
         )
     if abs(created - at) > MAX_AGE:
-        raise ForgedStamp(
-            f"the stamp is of {at:%Y-%m-%dT%H:%M:%SZ}, the object of {created.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}; "
-            "one of them was copied"
+        gap = abs(created - at) // timedelta(seconds=1)
+        raise StaleStamp(
+            f"the stamp is of {at:%Y-%m-%dT%H:%M:%SZ}, the object of {created.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}: the "
+            f"clocks of webhook and API server differ by {gap} s, or the stamp was copied"
         )
-    return stamp.requester
-
-
-def moment_of(text: str) -> datetime:
-    """When whoever is named in a stamp asked (aware); of one that was unsealed, else it means nothing."""
-    return _DECODER.decode(text).at
+    return Stamp(stamp.requester, at, created, stamp.seen)
 
 
 def canonical(spec: bytes) -> bytes:
@@ -163,8 +211,10 @@ def _normal(value: object, depth: int) -> object:
             return value
 
 
-def _mac(key: bytes, requester: Requester, target: tuple[str, str], spec: bytes, at: datetime) -> str:
-    covered = _ENCODER.encode(
+def _covered(stamp: _Stamp, target: tuple[str, str], spec: bytes) -> bytes:
+    """What is sealed: all of a stamp, and what it is for."""
+    requester, seen = stamp.requester, stamp.seen
+    return _ENCODER.encode(
         [
             _PURPOSE,
             requester.username,
@@ -173,7 +223,12 @@ def _mac(key: bytes, requester: Requester, target: tuple[str, str], spec: bytes,
             requester.extra,
             *target,
             hashlib.sha256(spec).hexdigest(),
-            at.isoformat(timespec="microseconds"),
+            stamp.at.astimezone(UTC).isoformat(timespec="microseconds"),
+            seen.stream,
+            seen.places,
         ]
     )
+
+
+def _mac(key: bytes, covered: bytes) -> str:
     return hmac.new(key, covered, hashlib.sha256).hexdigest()

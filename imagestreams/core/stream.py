@@ -37,6 +37,7 @@ INSECURE_REPOSITORY_ANNOTATION = "openshift.io/image.insecureRepository"
 MAX_HOPS = 64
 """How many tags may lie between a tag that follows and the one at the end; so far is looked."""
 
+_MODES = {mode.value: mode for mode in ImportMode}
 _STREAM = re.compile(r"[^:@/\s]+")
 _MOST_PULL_SECRETS = 16  # of one stream; each may cost a request
 
@@ -109,18 +110,24 @@ class TagReference(_Wire, frozen=True):
         return bool(self.import_policy and self.import_policy.scheduled)
 
     @property
+    def unknown_mode(self) -> str:
+        """An import mode that is none, or empty."""
+        mode = (self.import_policy and self.import_policy.import_mode) or ""
+        return "" if mode in _MODES else mode
+
+    @property
     def is_local(self) -> bool:
         """Whether consumers are pointed at the stream's own repository (`referencePolicy: Local`)."""
         return bool(self.reference_policy and self.reference_policy.type == "Local")
 
     def source(self, namespace: str, default_mode: ImportMode) -> Source | None:
         """What the tag asks for, or None for a tag that only pushes feed. `namespace` is the stream's own, which is the
-        same as naming none.
+        same as naming none. A mode that is none counts as none; `wish_of` refuses it.
         """
         if self.from_ is None or not (self.from_.kind or self.from_.name):
             return None
         policy, prefer = self.import_policy or ImportPolicy(), self.annotations or TagAnnotations()
-        mode = ImportMode(policy.import_mode) if policy.import_mode else default_mode
+        mode = _MODES.get(policy.import_mode or "", default_mode)
         wants_platform = mode is ImportMode.LEGACY and prefer.prefer_arch and prefer.prefer_os
         other = self.from_.namespace or ""
         return Source(

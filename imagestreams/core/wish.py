@@ -122,6 +122,9 @@ def wish_of(stream: ImageStream, tag: TagReference, rules: ImportRules) -> Wish 
     if source is None:
         return None
     match source.kind:
+        case "DockerImage" if tag.unknown_mode:
+            words = f"importPolicy.importMode {quoted(tag.unknown_mode)} is neither Legacy nor PreserveOriginal"
+            return Refuse(source, "InvalidSource", words)
         case "DockerImage":
             return _wish_for_image(source, rules.policy)
         case "ImageStreamTag":

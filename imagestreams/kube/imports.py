@@ -14,7 +14,7 @@ import msgspec
 
 from imagestreams.core.imagestreamimport import Stored
 from imagestreams.core.stream import UNREADABLE, MalformedObject, ObjectKey
-from imagestreams.kube.cluster import MERGE_PATCH, ApiError, Cluster, Conflict, NotFound, api_path
+from imagestreams.kube.cluster import JSON_PATCH, MERGE_PATCH, ApiError, Cluster, Conflict, NotFound, api_path
 from imagestreams.kube.errors import decoded
 from imagestreams.kube.imagestreams import ObjectTooLarge, is_too_large
 from imagestreams.kube.watch import METADATA_ONLY, OnChange, Reflector, page_decoder
@@ -142,6 +142,25 @@ class ImageStreamImports:
             await self._cluster.patch(self._import(key), _encode(patch), MERGE_PATCH, field_manager=FIELD_MANAGER)
         except NotFound:
             return
+
+    async def refuse(self, key: ObjectKey, uid: str, status: dict[str, object], words: str) -> None:
+        """Answer a request that cannot be read, and say that we are done with it. Nothing happens where it is gone.
+
+        These are two writes: without a look at the object nobody knows whether it has annotations to add one to. One
+        that has the first alone is refused again.
+
+        Raises:
+            Invalid: another has its name by now.
+        """
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        try:
+            await self._cluster.patch(self._import(key), _encode(patch), JSON_PATCH, field_manager=FIELD_MANAGER)
+        except NotFound:
+            return
+        await self.mark(key, uid, words)
 
     async def delete(self, request: RequestMetadata) -> bool:
         """Delete the request if it is still the very one; returns whether it was."""

@@ -21,7 +21,8 @@ import msgspec
 import structlog
 
 from imagestreams.core.admission import Allowed, Denied, Review, Verdict
-from imagestreams.core.answering import MAX_BYTES, work_of
+from imagestreams.core.answering import MAX_BYTES, MAX_DESCRIBED, work_of
+from imagestreams.core.footprint import footprint_of
 from imagestreams.core.imagestreamimport import (
     MAX_REQUEST,
     ImageStreamImport,
@@ -39,6 +40,7 @@ from imagestreams.core.stamp import (
     IMAGE_STREAM_ANNOTATION,
     MAX_STAMP,
     REQUESTED_BY_ANNOTATION,
+    Footprint,
     InvalidStamp,
     seal,
 )
@@ -53,7 +55,7 @@ SECONDS: Final = 25.0
 """What an answer may take, of the 30 s that an API server waits for a webhook at most."""
 
 # Seconds.
-_MARGIN = 0.5  # in which an answer is put together
+_MARGIN = 1.5  # at most, in which an answer is put together; see `Room`
 _LEAST = 0.1
 
 _PATIENCE = 0.6  # of that may be spent waiting for a turn: the rest is for the answer
@@ -150,12 +152,15 @@ class ImportDoor:
             return Denied(400, "BadRequest", "the namespaces of the object and of the request differ")
         if problems := problems_of(request):
             return Denied(422, "Invalid", invalid_message(request, problems, group=self._group))
-        seconds = max(_LEAST, min(self._seconds, review.seconds - _MARGIN)) if review.seconds else self._seconds
+        images = len(request.images) + (MAX_DESCRIBED if request.repository is not None else 0)
+        seconds = answering_time(review.seconds, self._seconds)
         at, begin = self._clock(), asyncio.get_running_loop().time()
         async with contextlib.AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout_at(begin + seconds * _PATIENCE):
-                    await turn.enter_async_context(self._turns.taken(review.namespace, review.requester.username))
+                    await turn.enter_async_context(
+                        self._turns.taken(review.namespace, review.requester.username, images)
+                    )
             except (Crowded, TimeoutError):
                 whose = f"of namespace {review.namespace}, or of {review.requester.username},"
                 words = f"too many import requests {whose} are being answered; try again in a few seconds"
@@ -174,24 +179,31 @@ class ImportDoor:
                     return Denied(403, "Forbidden", forbidden(review.requester, verb, key, group=self._group))
             if refusal := conflict_of(request, stored, group=self._group):
                 return Denied(refusal.code, refusal.reason, refusal.message)
-            work = work_of(request, stored, edit_of(request, stored), key=key, api_version=api_version)
-            then = "the controller goes on" if request.is_import else "ask again"
+            work = await self._requests.worked_out(
+                lambda: work_of(request, stored, edit_of(request, stored), key=key, api_version=api_version)
+            )
+            goes_on = request.is_import and not review.is_dry_run
+            then = "the controller goes on" if goes_on else "ask again"
             status = await self._requests.answer(
                 work,
                 deadline=deadline,
                 late=f"the registry did not answer within {budget}; {then}",
                 room=MAX_BYTES - MAX_STAMP - len(review.object),
             )
-        except (ApiError, MalformedObject) as error:
+        except MalformedObject as error:
+            return Denied(500, "InternalError", f"the image stream {key.name} cannot be read: {error}")
+        except ApiError as error:
             log.warning("import request not answered", namespace=review.namespace, reason=str(error))
             return _unavailable(f"the API server does not tell what must be known: {error}")
         except TimeoutError:
             return _unavailable(f"the API server did not tell what must be known within {budget}")
-        return self._stamped(review, key, at, status)
+        return self._stamped(review, key, at, footprint_of(request, stored), status)
 
-    def _stamped(self, review: Review, key: ObjectKey, at: datetime, status: dict[str, object]) -> Verdict:
+    def _stamped(
+        self, review: Review, key: ObjectKey, at: datetime, seen: Footprint, status: dict[str, object]
+    ) -> Verdict:
         """The request with its answer, and with whom it is from. The moment is that at which it came: whoever carries
-        it out takes no answer of a registry that is older.
+        it out takes no answer of a registry that is older, and nothing away that was written after it.
         """
         key_of_stamps = self._key()
         if not key_of_stamps:
@@ -204,6 +216,7 @@ class ImportDoor:
                 spec=spec_of(review.object),
                 at=at,
                 key=key_of_stamps,
+                seen=seen,
             )
             metadata = _OBJECT.decode(review.object).metadata
         except (InvalidStamp, msgspec.DecodeError) as error:
@@ -211,6 +224,11 @@ class ImportDoor:
         if _size_of(metadata.annotations) + len(stamp) > _MAX_ANNOTATIONS:
             return Denied(422, "Invalid", "metadata.annotations: Too long: they leave no room for those of the webhook")
         return Allowed(patch=tuple(_patch(metadata, key.name, stamp, status)))
+
+
+def answering_time(waits: float, most: float) -> float:
+    """Seconds that registries have to answer, of those that the API server waits (0 where it does not say)."""
+    return max(_LEAST, min(most, waits - min(_MARGIN, waits / 3))) if waits else most
 
 
 def _is_applied(body: bytes) -> bool:

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from imagestreams import settings
-from imagestreams.core.answering import status_of, work_of
+from imagestreams.core.answering import merged, status_of, work_of
 from imagestreams.core.imagestreamimport import MAX_IMAGES, decode_request, edit_of, spec_of
 from imagestreams.core.stamp import IMAGE_STREAM_ANNOTATION, canonical
 from imagestreams.core.wish import ImportRules
 from tests.config.test_schema import fields
-from tests.core.streams import NOW
-from tests.core.test_imagestreamimport import API, LEGACY, Case, asked, encoded, found, request, stored, tag
+from tests.core.imports import API, LEGACY, Case, asked, encoded, found, large_image, request, stored, tag
+from tests.core.streams import NOW, digest, resolved
 from tests.requests.openshift import REQUESTS, read_answer
 
 if TYPE_CHECKING:
@@ -119,7 +119,6 @@ class TestOnCluster:
         assert canonical(spec_of(back)) == canonical(encoded(body["spec"])), "or no stamp would hold"
         read, before = decode_request(back), decode_request(encoded(body))
         assert (read.images, read.repository, read.is_import) == (before.images, before.repository, before.is_import)
-        assert read.created is not None
         assert not read.is_answered
 
     def test_an_answer_comes_back_as_it_was_given(self, path: str, imports_api: ControlPlane) -> None:
@@ -135,11 +134,9 @@ class TestOnCluster:
         assert len(managed) < 1000, "one entry for all of the status"
 
     def test_500_images_and_their_answer_find_room(self, path: str, imports_api: ControlPlane) -> None:
-        from tests.core.test_imagestreamimport import TestHowLargeItMayBe, digest, resolved
-
         images = [asked(f"quay.io/acme/web:v{n}") for n in range(MAX_IMAGES)]
         case = Case(request(*images))
-        big = {digest(letter): TestHowLargeItMayBe().big(letter, 240_000, 100) for letter in "0123456789abcdef"}
+        big = {digest(letter): large_image(letter, 240_000, 100) for letter in "0123456789abcdef"}
         names = {image["from"]["name"]: resolved(f"{n % 16:x}") for n, image in enumerate(images)}
         status = case.run({**names, **big})
         body = {**request(*images), "metadata": {"generateName": "web-"}, "status": status}
@@ -160,7 +157,7 @@ class TestOnCluster:
         read = decode_request(encoded(request(asked(to="latest"))))
         edit = edit_of(read, None)
         work = work_of(read, None, edit, key=read.key, api_version=API)
-        status = status_of(work, (), rules=ImportRules(), now=NOW, late="late")
+        status = status_of(work, merged(work, (), rules=ImportRules(), now=NOW), (), late="late")
         imports_api.request("POST", path, {**body, "status": status})
         header, row = (line.split() for line in kubectl("get", "imagestreamimports").stdout.splitlines())
         assert header == ["NAME", "STREAM", "IMPORT", "IMAGES", "RESULT", "CARRIED-OUT", "AGE"]

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dev.images import DOCKER_MANIFEST, Image, Index, digest_of, image, index
-from imagestreams.core.answering import questions_of, status_of, work_of
+from imagestreams.core.answering import Questions, merged, status_of, work_of
 from imagestreams.core.image import image_object
 from imagestreams.core.imagestreamimport import Stored, decode_request, edit_of
 from imagestreams.core.lookup import (
@@ -81,12 +81,12 @@ def answered(request: dict[str, Any], stream: dict[str, Any] | None = None, *, i
     stored = Stored.parse(json.dumps(stored_as(stream)).encode()) if stream else None
     edit = edit_of(asked, stored)
     work = work_of(asked, stored, edit, key=asked.key, api_version=V1)
-    answers: list[Answer] = []
-    rules, seen = ImportRules(), set[str]()
-    while not is_late and (tickets := questions_of(work, answers, (), asked=seen, rules=rules, now=NOW)):
-        seen.update(ticket.tag for ticket in tickets)
-        answers += [Answer(ticket, outcome_of(ticket.question), NOW) for ticket in tickets]
-    status = status_of(work, answers, rules=rules, now=NOW, late="the registry did not answer within 25s")
+    asking = Questions(work, (), rules=ImportRules(), now=NOW)
+    tickets = () if is_late else asking.first()
+    while tickets:
+        tickets = asking.after(Answer(ticket, outcome_of(ticket.question), NOW) for ticket in tickets)
+    state = merged(work, asking.answers, rules=ImportRules(), now=NOW)
+    status = status_of(work, state, asking.answers, late="the registry did not answer within 25s")
     metadata = {"name": "web-x2b4z", "namespace": "shop", "creationTimestamp": "2026-08-01T10:00:00Z", "generation": 1}
     return {**request, "metadata": metadata, "status": status}
 

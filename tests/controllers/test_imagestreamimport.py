@@ -12,13 +12,16 @@ import pytest
 from aiohttp import web
 
 from dev.images import image
+from imagestreams import metrics
 from imagestreams.controllers import imagestreamimport as module
 from imagestreams.controllers.imagestreamimport import ATTEMPTS, KeysUnknown, RequestLimits
+from imagestreams.core.footprint import footprint_of
+from imagestreams.core.imagestreamimport import Stored, decode_request
 from imagestreams.core.stamp import seal
 from imagestreams.core.stream import ObjectKey
-from tests.fakes.apiserver import Handle, Respond, disconnect, status
+from tests.fakes.apiserver import Handle, Respond, disconnect, raw, status
 from tests.fakes.waiting import until
-from tests.requests_world import API, BOB, JANE, KEY, Object, World, asked, asking, results
+from tests.requests_world import API, BOB, JANE, KEY, Object, Refused, World, asked, asking, results
 
 PULL = "registry.test/acme/web:1"
 
@@ -38,8 +41,10 @@ async def unguarded(tmp_path: Path):
 
 def stamped(world: World, value: Object, *, user: Any = JANE, stream: str = "web", key: bytes = KEY) -> Object:
     """The request as the webhook stamps it, without its answer."""
-    spec = json.dumps(value["spec"]).encode()
-    stamp = seal(user, namespace="shop", stream=stream, spec=spec, at=world.clock(), key=key)
+    spec, present = json.dumps(value["spec"]).encode(), world.stream(stream)
+    stored = Stored.parse(json.dumps(present).encode()) if present else None
+    seen = footprint_of(decode_request(json.dumps(value).encode()), stored)
+    stamp = seal(user, namespace="shop", stream=stream, spec=spec, at=world.clock(), key=key, seen=seen)
     marks = {"imagestreams.dev/requested-by": stamp, "imagestreams.dev/image-stream": stream}
     return {**value, "metadata": {**value["metadata"], "annotations": marks}}
 
@@ -262,6 +267,417 @@ async def test_a_request_that_is_deleted_meanwhile_is_over(unguarded: World):
     assert world.process.lanes._pending == {}
 
 
+# --- what was changed since -------------------------------------------------------------------------------------------
+
+
+async def hung(world: World, value: Object) -> str:
+    """Jane's request is answered, and cannot be carried out before `heal`, as nobody says what she may; its name."""
+    value, tried = await world.admitted(value), asyncio.Event()
+
+    async def nobody_says(request: web.Request, handle: Handle) -> web.StreamResponse:
+        tried.set()
+        return await status(503, "ServiceUnavailable")(request, handle)
+
+    world.api.inject(
+        nobody_says,
+        when=lambda seen: seen.path.endswith("/subjectaccessreviews") and b'"jane"' in seen.body,
+        times=-1,
+    )
+    name: str = (await without_webhook(world, value))["metadata"]["name"]
+    async with asyncio.timeout(10):
+        await tried.wait()
+    return name
+
+
+async def without_webhook(world: World, value: Object) -> Object:
+    """Store what the webhook has let pass."""
+    before, world.has_webhook = world.has_webhook, False
+    try:
+        return await world.create(value)
+    finally:
+        world.has_webhook = before
+
+
+def pulls(world: World, *tags: str) -> dict[str, str]:
+    """Images in the registry, by tag."""
+    registry = world.registries["registry.test"]
+    return {tag: registry.add("acme/web", tag, image(text=tag)) for tag in tags}
+
+
+def pull(tag: str) -> str:
+    return f"registry.test/acme/web:{tag}"
+
+
+NOT_WRITTEN = 'failed: tag "prod" was changed since this was asked, by somebody else or by a newer request: it stays'
+
+
+async def test_an_older_request_that_comes_late_does_not_overwrite_a_newer_one(world: World):
+    made = pulls(world, "1", "2", "3")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("1")}}])
+    await world.settled()
+    older = await hung(world, asking("web", asked(pull("2"), "prod")))
+    world.clock.advance(seconds=5)
+    newer = await world.create(asking("web", asked(pull("3"), "prod")), user=BOB)
+    await until(lambda: world.mark(newer["metadata"]["name"]))
+    world.api.heal()
+    await until(lambda: world.mark(older))
+    await world.settled()
+    assert world.spec_tags() == {"prod": pull("3")}
+    assert world.items("prod")[0] == made["3"]
+    assert world.mark(older).startswith(NOT_WRITTEN)
+    assert world.mark(older).endswith(f"imagestreams tag {pull('2')} web:prod")
+    assert not world.mark(newer["metadata"]["name"]).startswith("failed")
+    assert world.events == [("ImportRequestFailed", world.mark(older).removeprefix("failed: "))]
+
+
+async def test_nor_one_that_left_all_as_it_was(world: World):
+    pulls(world, "1", "2")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("1")}}])
+    await world.settled()
+    older = await hung(world, asking("web", asked(pull("2"), "prod")))
+    world.clock.advance(seconds=5)
+    newer = await world.create(asking("web", asked(pull("1"), "prod")), user=BOB)
+    await until(lambda: world.mark(newer["metadata"]["name"]))
+    world.api.heal()
+    await until(lambda: world.mark(older))
+    assert world.spec_tags() == {"prod": pull("1")}
+    assert world.mark(older).startswith(NOT_WRITTEN)
+
+
+async def test_what_was_edited_by_hand_meanwhile_stays(world: World):
+    pulls(world, "1", "2", "3")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("1")}}])
+    older = await hung(world, asking("web", asked(pull("2"), "prod"), asked(pull("2"), "test")))
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("3")}}])
+    world.api.heal()
+    await until(lambda: world.mark(older))
+    assert world.spec_tags() == {"prod": pull("3"), "test": pull("2")}, "the other is carried out"
+    words = NOT_WRITTEN.replace("failed: ", "failed: 1 of 2 images was not imported: ")
+    assert world.mark(older).startswith(words)
+    assert [reason for reason, _ in world.events] == ["ImportRequestFailed"]
+    await world.settled()
+    assert world.items("test")
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+async def test_a_stream_that_was_deleted_meanwhile_is_not_made_again(world: World, *, is_made_again: bool):
+    pulls(world, "1", "2")
+    tags = [{"name": "prod", "from": {"kind": "DockerImage", "name": pull("1")}}]
+    world.put_stream(tags=tags)
+    older = await hung(world, asking("web", asked(pull("2"), "prod"), asked(pull("2"), "test")))
+    world.api.remove(API, "imagestreams", "shop", "web")
+    if is_made_again:
+        world.put_stream(tags=tags)
+    world.api.heal()
+    await until(lambda: world.mark(older))
+    assert world.spec_tags() == ({"prod": pull("1")} if is_made_again else {})
+    words = "the image stream was deleted, or made anew, since this was asked; ask again"
+    assert world.mark(older) == f"failed: 2 of 2 images were not imported: {words}"
+
+
+@pytest.mark.parametrize("has_stream", [True, False])
+async def test_two_in_quick_succession_are_both_carried_out(world: World, *, has_stream: bool):
+    """The webhook saw the stream of the second as it was before the first."""
+    pulls(world, "1", "2")
+    if has_stream:
+        world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("1")}}])
+    first = await world.admitted(asking("web", asked(pull("1"), "prod", importPolicy={"scheduled": True})))
+    world.clock.advance(seconds=0.1)
+    second = await world.admitted(asking("web", asked(pull("2"), "prod")))
+    names = []
+    for value in (first, second):
+        names.append((await without_webhook(world, value))["metadata"]["name"])
+        await until(lambda: world.mark(names[-1]))
+    assert [world.mark(name)[:6] for name in names] == ["2026-0", "2026-0"]
+    assert world.spec_tags() == {"prod": pull("2")}
+    assert world.events == []
+
+
+async def test_after_a_restart_more_is_refused_and_nothing_overwritten(world: World):
+    """Nobody remembers whose the change was."""
+    pulls(world, "1", "2", "3")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("1")}}])
+    values = []
+    for tag in ("2", "3"):
+        values.append(await world.admitted(asking("web", asked(pull(tag), "prod"))))
+        world.clock.advance(seconds=1)
+    first = (await without_webhook(world, values[0]))["metadata"]["name"]
+    await until(lambda: world.mark(first))
+    await world.kill()
+    await world.start()
+    second = (await without_webhook(world, values[1]))["metadata"]["name"]
+    await until(lambda: world.mark(second))
+    assert world.spec_tags() == {"prod": pull("2")}
+    assert world.mark(second).startswith(NOT_WRITTEN)
+    again = await world.create(asking("web", asked(pull("3"), "prod")))
+    await until(lambda: world.mark(again["metadata"]["name"]))
+    assert world.spec_tags() == {"prod": pull("3")}, "the way out works"
+
+
+@pytest.mark.parametrize("has_stream", [True, False])
+async def test_many_at_once_for_tags_of_one_stream_are_all_carried_out(world: World, *, has_stream: bool):
+    tags = [f"t{number}" for number in range(20)]
+    pulls(world, *tags)
+    if has_stream:
+        world.put_stream(tags=[{"name": "t0", "from": {"kind": "DockerImage", "name": pull("old")}}])
+    values = await asyncio.gather(*(world.admitted(asking("web", asked(pull(tag), tag))) for tag in tags))
+    stored = await asyncio.gather(*(without_webhook(world, value) for value in values))
+    await until(lambda: all(world.mark(each["metadata"]["name"]) for each in stored))
+    assert world.spec_tags() == {tag: pull(tag) for tag in tags}
+    assert world.events == []
+
+
+async def test_what_was_not_written_is_no_success_either_where_the_controller_answers(world: World):
+    """As when another webhook takes the status away."""
+    made = pulls(world, "1", "2", "3")
+    value = await world.admitted(asking("web", asked(pull("2"), "prod"), asked(pull("2"), "test")))
+    del value["status"]
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("3")}}])
+    name = (await without_webhook(world, value))["metadata"]["name"]
+    await until(lambda: world.mark(name))
+    assert results(world.request(name)) == ["Conflict", made["2"]]
+    assert world.spec_tags() == {"prod": pull("3"), "test": pull("2")}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        pytest.param("right", "Forbidden", "is forbidden: User", id="the right is gone"),
+        pytest.param(status(409, "Conflict"), "Conflict", "changed by others again and again", id="changed all along"),
+        pytest.param(status(422, "Invalid", "no"), "Invalid", "cannot be written: no", id="a policy"),
+        pytest.param(
+            status(413, "RequestEntityTooLarge"), "RequestEntityTooLarge", "cannot be written", id="too large"
+        ),
+    ],
+)
+async def test_what_could_not_be_written_at_all_is_no_success_either(
+    world: World, fault: str | Respond, reason: str, words: str
+):
+    pulls(world, "1", "2")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("1")}}])
+    await world.settled()
+    value = await world.admitted(asking("web", asked(pull("2"), "prod"), asked(pull("2"), "test")))
+    del value["status"]
+    if isinstance(fault, str):
+        world.allow(lambda _: False)
+    else:
+        world.api.inject(fault, verb="patch", resource="imagestreams", times=-1)
+    name = (await without_webhook(world, value))["metadata"]["name"]
+    await until(lambda: world.mark(name))
+    stored = world.request(name)
+    assert results(stored) == [reason, reason]
+    assert words in stored["status"]["images"][0]["status"]["message"]
+    assert stored["status"]["summary"] == {"result": "Failure", "images": "0/2"}
+    assert "import" not in stored["status"]
+    assert words in world.mark(name)
+    assert [reason for reason, _ in world.events] == ["ImportRequestFailed"]
+
+
+async def test_a_rollback_by_hand_to_what_a_request_once_wrote_stays(world: World):
+    pulls(world, "good", "bad", "bob")
+    first = await world.create(asking("web", asked(pull("good"), "prod")))
+    await until(lambda: world.mark(first["metadata"]["name"]))
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("bad")}}])
+    await world.settled()
+    world.clock.advance(seconds=5)
+    older = await hung(world, asking("web", asked(pull("bob"), "prod")))
+    world.clock.advance(seconds=60)
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("good")}}])
+    world.api.heal()
+    await until(lambda: world.mark(older))
+    assert world.spec_tags() == {"prod": pull("good")}
+    assert world.mark(older).startswith(NOT_WRITTEN)
+
+
+async def test_an_older_request_that_found_a_hand_edit_does_not_make_it_its_own(world: World):
+    """It left the tag as it found it: whoever saw it as it was before has not seen the edit."""
+    pulls(world, "0", "1", "2")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("0")}}])
+    await world.settled()
+    first = await world.admitted(asking("web", asked(pull("2"), "prod")))
+    world.clock.advance(seconds=5)
+    second = await world.admitted(asking("web", asked(pull("1"), "prod")), user=BOB)
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("2")}}])
+    await world.settled()
+    names = []
+    for value in (first, second):
+        names.append((await without_webhook(world, value))["metadata"]["name"])
+        await until(lambda: world.mark(names[-1]))
+    assert not world.mark(names[0]).startswith("failed"), "there is nothing to write"
+    assert world.mark(names[1]).startswith(NOT_WRITTEN)
+    assert world.spec_tags() == {"prod": pull("2")}
+
+
+async def test_what_saw_an_earlier_ones_work_is_newer_though_the_clocks_differ(world: World):
+    """And is the newest then, for those that come after."""
+    pulls(world, "1", "2", "3", "4")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("0")}}])
+    await world.settled()
+    world.clock.advance(seconds=1.5)
+    before = await hung(world, asking("web", asked(pull("1"), "prod")))
+    world.clock.advance(seconds=0.5)
+    first = await world.create(asking("web", asked(pull("2"), "prod")), user=BOB)
+    names = [first["metadata"]["name"]]
+    await until(lambda: world.mark(names[0]))
+    world.clock.advance(seconds=0.5)
+    after = await world.admitted(asking("web", asked(pull("4"), "prod")), user=BOB)
+    world.clock.advance(seconds=-1.5)  # it is answered elsewhere
+    names.append((await world.create(asking("web", asked(pull("3"), "prod")), user=BOB))["metadata"]["name"])
+    await until(lambda: world.mark(names[1]))
+    world.api.heal()
+    await until(lambda: world.mark(before))
+    assert world.spec_tags() == {"prod": pull("3")}
+    world.clock.advance(seconds=1.5)
+    names.append((await without_webhook(world, after))["metadata"]["name"])
+    await until(lambda: world.mark(names[2]))
+    assert [world.mark(name).startswith("failed") for name in (*names, before)] == [False, False, False, True]
+    assert world.spec_tags() == {"prod": pull("4")}
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+async def test_what_was_changed_between_two_requests_is_known_to_nobody_before(world: World, *, is_made_anew: bool):
+    pulls(world, "1", "2", "3")
+    if not is_made_anew:
+        late = await world.admitted(asking("web", asked(pull("3"), "prod")))
+    first = await world.create(asking("web", asked(pull("1"), "prod")), user=BOB)
+    await until(lambda: world.mark(first["metadata"]["name"]))
+    if is_made_anew:
+        world.api.remove(API, "imagestreams", "shop", "web")
+        late = await world.admitted(asking("web", asked(pull("3"), "prod")))
+    by_hand = pull("1" if is_made_anew else "0")
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": by_hand}}])
+    await world.settled()
+    world.clock.advance(seconds=5)
+    second = await world.create(asking("web", asked(pull("2"), "prod")), user=BOB)
+    await until(lambda: world.mark(second["metadata"]["name"]))
+    world.clock.advance(seconds=5)
+    late["metadata"]["creationTimestamp"] = world.clock().strftime("%Y-%m-%dT%H:%M:%SZ")  # by another clock
+    late["metadata"]["name"] = "late"
+    world.api.put(late)
+    await until(lambda: world.mark("late"))
+    assert world.mark("late").startswith(NOT_WRITTEN)
+    assert world.spec_tags() == {"prod": pull("2")}
+
+
+@pytest.mark.parametrize(("count", "is_known"), [(4, True), (5, False)])
+async def test_so_many_states_lead_to_what_is_there(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, count: int, is_known: bool
+):
+    monkeypatch.setattr(module, "_MAX_FOUND", 3)
+    tags = [str(number) for number in range(count)]
+    pulls(world, *tags)
+    values = []
+    for tag in tags:
+        values.append(await world.admitted(asking("web", asked(pull(tag), "prod"))))
+        world.clock.advance(seconds=0.1)
+    for value in values:
+        name = (await without_webhook(world, value))["metadata"]["name"]
+        await until(lambda: world.mark(name))  # noqa: B023
+    assert world.mark(name).startswith("failed") is not is_known
+    assert world.spec_tags() == {"prod": pull(tags[-1] if is_known else tags[-2])}
+
+
+async def test_while_only_its_mark_is_missing_a_request_is_not_begun_anew(world: World):
+    """What is made of its tag meanwhile is no failure of it."""
+    pulls(world, "1", "2")
+    before = metrics.import_requests.labels("carried_out")._value.get()
+    value = await world.admitted(asking("web", asked(pull("1"), "prod")))
+    tried = asyncio.Event()
+
+    async def no_mark(request: web.Request, handle: Handle) -> web.StreamResponse:
+        tried.set()
+        return await status(503, "ServiceUnavailable")(request, handle)
+
+    world.api.inject(no_mark, verb="patch", resource="imagestreamimports", times=-1)
+    name = (await without_webhook(world, value))["metadata"]["name"]
+    async with asyncio.timeout(10):
+        await tried.wait()
+    world.put_stream(tags=[{"name": "prod", "from": {"kind": "DockerImage", "name": pull("2")}}])
+    count = world.api.count("patch", "imagestreamimports")
+    await until(lambda: world.api.count("patch", "imagestreamimports") > count + 1)
+    world.api.heal()
+    await until(lambda: world.mark(name))
+    assert world.mark(name) == "2026-03-01T12:00:00Z"
+    assert world.spec_tags() == {"prod": pull("2")}
+    assert metrics.import_requests.labels("carried_out")._value.get() == before + 1
+    assert world.events == []
+    assert world.process.reconciler._done == {}
+
+
+async def test_nor_is_what_could_not_be_carried_out_said_twice(world: World):
+    value = await world.admitted(asking("web", asked(pull("1"), "prod")))
+    world.allow(lambda _: False)
+    world.api.inject(status(503, "ServiceUnavailable"), verb="patch", resource="imagestreamimports", times=3)
+    name = (await without_webhook(world, value))["metadata"]["name"]
+    await until(lambda: world.mark(name))
+    assert world.mark(name).startswith("failed: imagestreams.image.openshift.io")
+    assert [reason for reason, _ in world.events] == ["ImportRequestFailed"]
+
+
+async def test_another_of_the_name_of_one_that_was_not_marked_is_carried_out(world: World):
+    values = [await world.admitted(asking("web", asked(pull(tag), tag))) for tag in ("1", "2")]
+    world.api.inject(status(503, "ServiceUnavailable"), verb="patch", resource="imagestreamimports", times=-1)
+    created = world.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+    for value in values:
+        value["metadata"] |= {"name": "web-x7k2p", "creationTimestamp": created}
+        if world.requests():
+            world.api.remove(API, "imagestreamimports", "shop", "web-x7k2p")
+        world.api.put(value)
+        await until(lambda: world.process.reconciler._done)
+    world.api.heal()
+    await until(lambda: world.mark("web-x7k2p"))
+    assert world.spec_tags().keys() == {"1", "2"}
+
+
+async def test_one_that_is_deleted_before_it_is_marked_is_forgotten(world: World):
+    value = await world.admitted(asking("web", asked(pull("1"), "prod")))
+    world.api.inject(status(503, "ServiceUnavailable"), verb="patch", resource="imagestreamimports", times=-1)
+    name = (await without_webhook(world, value))["metadata"]["name"]
+    reconciler = world.process.reconciler
+    await until(lambda: reconciler._done)
+    await reconciler.sweep()
+    assert len(reconciler._done) == 1
+    world.api.remove(API, "imagestreamimports", "shop", name)
+    await until(lambda: not world.process.watched.store)
+    await reconciler.sweep()
+    assert reconciler._done == {}
+
+
+async def test_an_older_request_that_finds_all_as_it_wants_is_not_taken_for_the_newest(world: World):
+    """Else one between the two would overwrite the newest."""
+    pulls(world, "2", "3")
+    oldest = await hung(world, asking("web", asked(pull("3"), "prod")))
+    world.clock.advance(seconds=5)
+    between = await world.admitted(asking("web", asked(pull("2"), "prod")), user=BOB)
+    between["metadata"]["creationTimestamp"] = world.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+    world.clock.advance(seconds=5)
+    newest = await world.create(asking("web", asked(pull("3"), "prod")), user=BOB)
+    await until(lambda: world.mark(newest["metadata"]["name"]))
+    world.api.heal()
+    await until(lambda: world.mark(oldest))
+    assert not world.mark(oldest).startswith("failed"), "there is nothing to write"
+    between["metadata"]["name"] = "between"  # its watch event comes late
+    world.api.put(between)
+    await until(lambda: world.mark("between"))
+    assert world.spec_tags() == {"prod": pull("3")}
+    assert world.mark("between").startswith(NOT_WRITTEN)
+
+
+async def test_what_is_remembered_is_bounded_and_forgotten_in_time(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_MAX_REMEMBERED", 3)
+    pulls(world, "1")
+    await world.create(asking("web", *(asked(pull("1"), f"t{number}") for number in range(5))))
+    await world.settled()
+    carried = world.process.reconciler._past._carried
+    assert [place for _, place in carried] == ["t2", "t3", "t4"]
+    world.clock.advance(hours=23)
+    await world.create(asking("web", asked(pull("1"), "t4")))
+    await world.settled()
+    world.clock.advance(hours=2)
+    await world.process.reconciler.sweep()
+    assert [place for _, place in carried] == ["t4"]
+
+
 # --- stamps -----------------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +740,136 @@ async def test_what_cannot_be_read_is_answered_as_that(unguarded: World, value: 
     assert words in unguarded.mark("web")
     assert unguarded.mark("web").startswith("failed: ")
     assert [reason for reason, _ in unguarded.events] == ["ImportRequestFailed"]
+
+
+DEEP = b"[" * 2000 + b"]" * 2000
+
+
+def nested(stored: Object, part: str) -> bytes:
+    """The object with a part that is nested deeper than we can read."""
+    return json.dumps({**stored, part: "DEEP"}).encode().replace(b'"DEEP"', DEEP)
+
+
+@pytest.mark.parametrize("part", ["spec", "status"])
+@pytest.mark.parametrize("metadata", [{}, {"annotations": {"theirs": "stays"}}])
+async def test_what_is_nested_too_deep_to_be_read_is_answered_as_that(
+    unguarded: World, part: str, metadata: dict[str, Any]
+):
+    world, path = unguarded, f"/apis/{API}/namespaces/shop/imagestreamimports/web"
+
+    async def deep(_: web.Request, __: Handle) -> web.StreamResponse:
+        stored = world.request("web")
+        assert stored is not None
+        return web.Response(body=nested(stored, part), content_type="application/json")
+
+    world.api.inject(deep, when=lambda seen: (seen.verb, seen.path) == ("get", path), times=-1)
+    stored = await world.create(asking("web", PULL, **metadata))
+    await until(lambda: world.mark("web"))
+    await world.settled()
+    assert world.request("web")["status"] == {"summary": {"result": "Failure", "images": "0/0"}}
+    assert world.mark("web").startswith("failed: not understood: ImageStreamImport")
+    assert [reason for reason, _ in world.events] == ["ImportRequestFailed"]
+    annotations = world.request("web")["metadata"]["annotations"]
+    assert annotations.items() >= metadata.get("annotations", {}).items()
+    assert world.request("web")["spec"] == stored["spec"]
+    assert world.api.count("get", "imagestreamimports") == 1, "it is looked at once"
+
+
+async def test_one_that_cannot_be_read_and_is_another_by_now_is_left_alone(unguarded: World):
+    world = unguarded
+
+    async def replaced(_: web.Request, handle: Handle) -> web.StreamResponse:
+        world.api.remove(API, "imagestreamimports", "shop", "web")
+        world.api.put(asking("web", PULL, is_import=False))
+        return await handle()
+
+    made = world.registries["registry.test"].add("acme/web", "1", image())
+    world.api.inject(replaced, verb="patch", resource="imagestreamimports")
+    await world.create(asking("web") | {"spec": {"import": "yes"}})
+    await until(lambda: world.mark("web"))
+    assert results(world.request("web")) == [made]
+
+
+@pytest.mark.parametrize("is_import", [True, False])
+@pytest.mark.parametrize("is_stamped", [True, False])
+async def test_a_stream_that_cannot_be_read_is_said(world: World, *, is_stamped: bool, is_import: bool):
+    path = f"/apis/{API}/namespaces/shop/imagestreams/web"
+    world.put_stream()
+    value = asking("web", PULL, asked(PULL, "2"), is_import=is_import)
+    value = stamped(world, value) if is_stamped else value
+    body = nested({"metadata": {"name": "web", "namespace": "shop", "uid": "1"}}, "more")
+    world.api.inject(raw(body), when=lambda seen: (seen.verb, seen.path) == ("get", path), times=-1)
+    await without_webhook(world, value)
+    await world.settled()
+    stored = world.request("web")
+    assert results(stored) == ["InternalError", "InternalError"]
+    words = "the image stream web cannot be read: ImageStream: "
+    assert stored["status"]["images"][0]["status"]["message"].startswith(words)
+    assert world.mark("web").startswith(f"failed: {words}")
+    assert [reason for reason, _ in world.events] == ["ImportRequestFailed"], "said once"
+    assert not world.registries["registry.test"].requests
+
+
+async def test_nor_is_a_request_for_it_taken_by_the_webhook(world: World):
+    path = f"/apis/{API}/namespaces/shop/imagestreams/web"
+    world.api.inject(raw(nested({"metadata": {"name": "web"}}, "more")), when=lambda seen: seen.path == path)
+    with pytest.raises(Refused, match="500 InternalError: the image stream web cannot be read: ImageStream: "):
+        await world.create(asking("web", PULL))
+
+
+# --- why nobody knows who asks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stamp", "keys", "reason", "words"),
+    [
+        pytest.param(None, (), None, "the webhook for import requests is not installed", id="no webhook"),
+        pytest.param(None, (KEY,), None, "the webhook for import requests has not seen it", id="passed by"),
+        pytest.param(None, None, None, "the webhook for import requests has not seen it", id="passed by, key unknown"),
+        pytest.param({}, (), None, "its stamp cannot be checked, as the webhook", id="stamped, no webhook"),
+        pytest.param(
+            {"key": b"x" * 32}, (KEY,), "ForgedStamp", "its stamp is not believed: the stamp was", id="forged"
+        ),
+        pytest.param(
+            {"stream": "a"}, (KEY,), "ForgedStamp", "its stamp is not believed: the stamp was", id="of another"
+        ),
+        pytest.param({"late": 70}, (KEY,), "StaleStamp", "clocks of webhook and API server differ by 70 s", id="late"),
+    ],
+)
+async def test_the_true_cause_is_said(
+    world: World, stamp: dict[str, Any] | None, keys: Any, reason: str | None, words: str
+):
+    value = asking("web-x7k2p", asked(PULL, "prod"))
+    world.put_stream()
+    await world.settled()
+    if stamp is not None:
+        sealed = {"namespace": "shop", "stream": "web", "spec": json.dumps(value["spec"]).encode(), "key": KEY, **stamp}
+        at = world.clock() - timedelta(seconds=sealed.pop("late", 0))
+        marks = {"imagestreams.dev/requested-by": seal(JANE, at=at, **sealed), "imagestreams.dev/image-stream": "web"}
+        value["metadata"]["annotations"] = marks
+    world.keys = keys
+    await without_webhook(world, value)
+    await until(lambda: world.mark("web-x7k2p"))
+    stored = world.request("web-x7k2p")
+    assert results(stored) == ["Forbidden"]
+    message = stored["status"]["images"][0]["status"]["message"]
+    assert words in message
+    assert message.endswith(f"imagestreams tag {PULL} {'web' if stamp is not None else 'web-x7k2p'}:prod")
+    assert [each for each, _ in world.events] == ([reason] if reason else [])
+    assert world.spec_tags() == {}
+
+
+async def test_an_answer_whose_stamp_is_stale_stays_and_says_why(world: World):
+    made = world.registries["registry.test"].add("acme/web", "1", image())
+    value = await world.admitted(asking("web", PULL))
+    world.clock.advance(seconds=75)
+    name = (await without_webhook(world, value))["metadata"]["name"]
+    await until(lambda: world.mark(name))
+    assert world.mark(name).startswith("failed: its stamp is not believed: ")
+    assert "differ by 75 s" in world.mark(name)
+    assert results(world.request(name)) == [made]
+    assert [reason for reason, _ in world.events] == ["StaleStamp"]
+    assert world.stream() is None
 
 
 async def test_what_is_amiss_is_said_image_by_image(unguarded: World):

@@ -12,11 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagestreams.core.admission import Requester
-from imagestreams.core.stamp import MAX_AGE, MAX_STAMP, ForgedStamp, InvalidStamp, canonical, seal, unseal
+from imagestreams.core.stamp import (
+    MAX_AGE,
+    MAX_STAMP,
+    Footprint,
+    ForgedStamp,
+    InvalidStamp,
+    StaleStamp,
+    Stamp,
+    canonical,
+    seal,
+    unseal,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 KEY, OTHER = b"k" * 32, b"o" * 32
 JANE = Requester("jane", "4711", ("devs", "system:authenticated"), {"scopes.example.com": ("a", "b")})
+SEEN = Footprint("4712", ("a", "", "b"))
 SPEC = {
     "import": True,
     "images": [{"from": {"kind": "DockerImage", "name": "quay.io/acme/web:1"}, "to": {"name": "1"}}],
@@ -28,11 +40,11 @@ def encoded(value: object) -> bytes:
 
 
 def stamped(requester: Requester = JANE, *, at: datetime = NOW, key: bytes = KEY, **changes: Any) -> str:
-    sealed = {"namespace": "shop", "stream": "web", "spec": encoded(SPEC), **changes}
+    sealed = {"namespace": "shop", "stream": "web", "spec": encoded(SPEC), "seen": SEEN, **changes}
     return seal(requester, at=at, key=key, **sealed)
 
 
-def read(text: str, *, created: datetime = NOW, keys: tuple[bytes, ...] = (KEY,), **changes: Any) -> Requester:
+def read(text: str, *, created: datetime = NOW, keys: tuple[bytes, ...] = (KEY,), **changes: Any) -> Stamp:
     found = {"namespace": "shop", "stream": "web", "spec": encoded(SPEC), **changes}
     return unseal(text, created=created, keys=keys, **found)
 
@@ -46,6 +58,7 @@ REQUESTERS = st.builds(
     groups=st.lists(TEXTS, max_size=3).map(tuple),
     extra=st.dictionaries(TEXTS, st.lists(TEXTS, max_size=2).map(tuple), max_size=3),
 )
+FOOTPRINTS = st.builds(Footprint, stream=TEXTS, places=st.lists(TEXTS, max_size=3).map(tuple))
 NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1)
 SPECS = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
@@ -54,11 +67,12 @@ SPECS = st.recursive(
 )
 
 
-@given(REQUESTERS, TEXTS, TEXTS, SPECS, MOMENTS)
-def test_what_is_sealed_is_read(requester, namespace, stream, spec, at):
-    names = {"namespace": namespace, "stream": stream, "spec": encoded(spec)}
-    text = seal(requester, at=at, key=KEY, **names)
-    assert unseal(text, created=at, keys=[OTHER, KEY], **names) == requester
+@given(REQUESTERS, st.tuples(TEXTS, TEXTS), SPECS, MOMENTS, FOOTPRINTS)
+def test_what_is_sealed_is_read(requester, target, spec, at, seen):
+    names = {"namespace": target[0], "stream": target[1], "spec": encoded(spec)}
+    text = seal(requester, at=at, key=KEY, seen=seen, **names)
+    created = at + timedelta(seconds=3)
+    assert unseal(text, created=created, keys=[OTHER, KEY], **names) == (requester, at, created, seen)
 
 
 @given(REQUESTERS, REQUESTERS, TEXTS, TEXTS, TEXTS)
@@ -123,6 +137,18 @@ def delayed(stamp: dict[str, Any]) -> None:
     stamp["at"] = "2026-03-01T12:00:01.250000Z"
 
 
+def emptied(stamp: dict[str, Any]) -> None:
+    del stamp["seen"]
+
+
+def moved(stamp: dict[str, Any]) -> None:
+    stamp["seen"]["places"].reverse()
+
+
+def elsewhere(stamp: dict[str, Any]) -> None:
+    stamp["seen"]["stream"] = "4713"
+
+
 def unsealed(stamp: dict[str, Any]) -> None:
     del stamp["seal"]
 
@@ -140,11 +166,15 @@ def added(stamp: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "forge", [renamed, joined, reordered, left, reborn, scoped, delayed, unsealed, resealed, foreign, added]
+    "forge",
+    [
+        *(renamed, joined, reordered, left, reborn, scoped, delayed, emptied, moved, elsewhere),
+        *(unsealed, resealed, foreign, added),
+    ],
 )
 def test_whoever_changes_a_stamp_breaks_it(forge: Callable[[dict[str, Any]], None]):
     stamp = json.loads(stamped())
-    assert read(json.dumps(stamp)) == JANE, "written in other words it is the same"
+    assert read(json.dumps(stamp)) == Stamp(JANE, NOW, NOW, SEEN), "written in other words it is the same"
     forge(stamp)
     with pytest.raises(ForgedStamp):
         read(json.dumps(stamp))
@@ -170,24 +200,49 @@ def test_what_everybody_could_seal_is_not_believed(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("imagestreams.core.stamp.LEAST_KEY", 0)
         forged = stamped(key=b"")
-        assert read(forged, keys=(b"",)) == JANE
+        assert read(forged, keys=(b"",)).requester == JANE
     with pytest.raises(ForgedStamp):
         read(forged, keys=(b"", KEY))
 
 
 @pytest.mark.parametrize("gap", [timedelta(), MAX_AGE, -MAX_AGE, timedelta(seconds=25)])
 def test_clocks_may_differ_and_an_answer_takes_time(gap):
-    assert read(stamped(), created=NOW + gap) == JANE
+    assert read(stamped(), created=NOW + gap).requester == JANE
+
+
+@pytest.mark.parametrize("gap", [timedelta(seconds=90.7), -timedelta(seconds=90.7)])
+def test_clocks_that_differ_too_much_are_said(gap):
+    """Only of a stamp that is ours: whoever copies one learns nothing."""
+    with pytest.raises(StaleStamp, match="the clocks of webhook and API server differ by 90 s"):
+        read(stamped(), created=NOW + gap)
+    with pytest.raises(ForgedStamp) as refused:
+        read(stamped(key=OTHER), created=NOW + gap)
+    assert not isinstance(refused.value, StaleStamp)
+
+
+def test_the_api_servers_clock_comes_first_in_the_order_of_requests():
+    def order(created: float, at: float) -> tuple[datetime, datetime]:
+        moments = [NOW + timedelta(seconds=each) for each in (created, at)]
+        return read(stamped(at=moments[1]), created=moments[0]).order
+
+    assert order(0, 0) < order(0, 0.001) < order(1, -5) < order(2, -30)
 
 
 def test_the_moment_counts_and_not_its_zone():
     text = stamped(at=NOW.astimezone(timezone(timedelta(hours=2))))
-    assert read(text) == JANE
+    assert read(text).at == NOW
     assert json.loads(text)["at"] == "2026-03-01T12:00:00.250000Z"
 
 
 def test_the_keys_before_still_count():
-    assert read(stamped(key=OTHER), keys=(KEY, OTHER)) == JANE
+    assert read(stamped(key=OTHER), keys=(KEY, OTHER)).requester == JANE
+
+
+def test_what_was_seen_of_the_largest_request_finds_room():
+    seen = Footprint("0123456789abcdef0123456789abcdef0123", ("x" * 12,) * 501)
+    text = stamped(seen=seen)
+    assert len(text) - len(stamped(seen=Footprint())) < 8 << 10
+    assert read(text).seen == seen
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,10 @@ def people(hooked: Hooked, request: pytest.FixtureRequest) -> People:
     plane.kubectl("create", "namespace", namespace)
 
     def make(name: str = "jane", role: str = "edit") -> Somebody:
+        asked = ("auth", "can-i", "--list", "--no-headers", "-n", namespace, f"--as={name}")
+        without = plane.kubectl(*asked).stdout
         plane.kubectl("create", "rolebinding", name, f"--clusterrole={role}", f"--user={name}", "-n", namespace)
-        until(lambda: plane.kubectl("auth", "can-i", "get", "pods", "-n", namespace, f"--as={name}", check=False))
+        until(lambda: plane.kubectl(*asked).stdout != without)
         return Somebody(hooked, name, namespace)
 
     return make

@@ -6,6 +6,7 @@ It is one of its own: where a webhook's failurePolicy is Fail, other tests' writ
 from __future__ import annotations
 
 import json
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -34,12 +35,15 @@ class Hooked:
     registry: Registry
     directory: Path
 
-    def controller(self, *flags: str, kubeconfig: Path | None = None, name: str = "controller") -> Controller:
+    def controller(
+        self, *flags: str, kubeconfig: Path | None = None, name: str = "controller", port: int = 0
+    ) -> Controller:
+        """One that is called, or, at another `port`, one beside the one that is."""
         given = (
             *(f"--registry-endpoint={host}=http://{self.registry.host}" for host in HOSTS),
             "--lease-duration=3s",
             "--settle=50ms",
-            *webhook_flags(self.port),
+            *webhook_flags(port or self.port),
             *flags,
         )
         return Controller(kubeconfig or self.rights, self.directory, *given, name=name)
@@ -90,6 +94,11 @@ class Somebody:
         except urllib.error.HTTPError as error:
             with error:
                 raise Refused(json.load(error)) from None
+
+    def kubectl(self, *args: str, stdin: object = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        text = None if stdin is None else json.dumps(stdin)
+        whose = (f"--namespace={self.namespace}", f"--as={self.name}")
+        return self.hooked.plane.kubectl(*whose, *args, input=text, check=check)
 
     def post(self, request: dict[str, Any], **query: str) -> dict[str, Any]:
         metadata = {**request["metadata"], "namespace": self.namespace}

@@ -7,10 +7,7 @@ tests/config; here the controller runs.
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import yaml
 from dev.control_plane import ControlPlane
 from tests.conftest import ROOT
 from tests.e2e.conftest import HOST, World, deployment
+from tests.e2e.editor import edit
 
 pytestmark = pytest.mark.usefixtures("controller")
 
@@ -49,34 +47,8 @@ class Jane:
 
         What it was shown, `self.seen`, has kubectl's words on what is wrong, when it opens the file a second time.
         """
-        editor, seen = self._directory / "editor.py", self._directory / "seen"
-        seen.unlink(missing_ok=True)
-        editor.write_text(
-            "import pathlib, sys, yaml\n"
-            "path = pathlib.Path(sys.argv[1])\n"
-            f"pathlib.Path({str(seen)!r}).open('a').write(path.read_text())\n"
-            "found = yaml.safe_load(path.read_text())\n"
-            f"{script}\n"
-            "path.write_text(yaml.safe_dump(found))\n"
-        )
-        plane = self._plane
-        environment = {
-            **os.environ,
-            "KUBE_EDITOR": shlex.join([sys.executable, str(editor)]),
-            "KUBECACHEDIR": str(plane.directory / "kubectl-cache"),
-            "KUBERC": "off",
-        }
-        command = [plane.programs["kubectl"], f"--kubeconfig={plane.kubeconfig}", "--as=jane"]
-        done = subprocess.run(
-            [*command, f"--namespace={self._world.namespace}", "edit", resource, *flags],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        self.seen = seen.read_text() if seen.exists() else ""
+        whose = ("--as=jane", f"--namespace={self._world.namespace}")
+        done, self.seen = edit(self._plane, self._directory, script, *whose, resource, *flags)
         return done
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imagestreams.core.admission import Requester
-from imagestreams.core.stream import ObjectKey
+from imagestreams.core.stream import MalformedObject, ObjectKey
 from imagestreams.kube.cluster import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
 from imagestreams.kube.imports import CARRIED_OUT_ANNOTATION, ImageStreamImports, RequestMetadata
-from tests.fakes.apiserver import status
+from tests.fakes.apiserver import raw, status
 from tests.fakes.waiting import until
 
 if TYPE_CHECKING:
@@ -136,6 +136,27 @@ async def test_a_mark_is_for_the_very_request_and_leaves_the_rest(
     await imports.mark(KEY, uid, "2026-01-05T12:00:00Z")
 
 
+@pytest.mark.parametrize("annotations", [{}, {"theirs": "stays"}, None])
+async def test_a_request_is_refused_without_a_look_at_it(
+    served: FakeApiServer, imports: ImageStreamImports, annotations: dict[str, str] | None
+) -> None:
+    value = request() | {"status": {"images": [{"status": {"status": "Success"}}]}}
+    value["metadata"]["annotations"] = annotations
+    uid = served.put(value)["metadata"]["uid"]
+    status = {"summary": {"result": "Failure", "images": "0/0"}}
+    await imports.refuse(KEY, uid, status, "failed: x")
+    stored = served.get(API, "imagestreamimports", *KEY)
+    assert stored is not None
+    assert stored["status"] == status, "nothing of what was there is left"
+    assert stored["metadata"]["annotations"] == {**(annotations or {}), CARRIED_OUT_ANNOTATION: "failed: x"}
+    assert stored["spec"] == request()["spec"]
+    with pytest.raises(Invalid):
+        await imports.refuse(KEY, "another", {}, "failed: y")
+    assert served.get(API, "imagestreamimports", *KEY) == stored
+    served.remove(API, "imagestreamimports", *KEY)
+    await imports.refuse(KEY, uid, status, "failed: x")
+
+
 async def test_only_the_very_request_is_deleted(served: FakeApiServer, imports: ImageStreamImports) -> None:
     def known(uid: str) -> RequestMetadata:
         return RequestMetadata(name=KEY.name, namespace=KEY.namespace, uid=uid)
@@ -158,6 +179,14 @@ async def test_a_stream_is_read_as_it_is_and_as_we_see_it(served: FakeApiServer,
     assert found is not None
     assert found.raw["spec"]["lookupPolicy"] == {"local": True}, "also what we have no field for"
     assert [tag.name for tag in found.stream.spec_tags] == ["1"]
+
+
+async def test_a_stream_that_is_nested_too_deep_is_malformed(
+    served: FakeApiServer, imports: ImageStreamImports
+) -> None:
+    served.inject(raw(b'{"metadata": {"name": "web"}, "more": ' + b"[" * 2000 + b"]" * 2000 + b"}"))
+    with pytest.raises(MalformedObject, match="ImageStream: "):
+        await imports.stream(KEY)
 
 
 async def test_a_stream_is_created_once(served: FakeApiServer, imports: ImageStreamImports) -> None:
