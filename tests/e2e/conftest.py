@@ -71,8 +71,8 @@ def hooked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hooked]:
 @pytest.fixture(scope="module")
 def hooked_controller(hooked: Hooked) -> Iterator[Controller]:
     with hooked.controller() as controller:
-        until(hooked.is_reached)
-        until(lambda: controller.metrics()["imagestreams_leader"] == 1)
+        until(hooked.is_reached, seconds=30)
+        until(lambda: controller.metrics()["imagestreams_leader"] == 1, seconds=30)
         yield controller
 
 

@@ -36,12 +36,15 @@ class Hooked:
     directory: Path
 
     def controller(
-        self, *flags: str, kubeconfig: Path | None = None, name: str = "controller", port: int = 0
+        self, *flags: str, kubeconfig: Path | None = None, name: str = "controller", port: int = 0, lease: str = "3s"
     ) -> Controller:
-        """One that is called, or, at another `port`, one beside the one that is."""
+        """One that is called, or, at another `port`, one beside the one that is.
+
+        `lease` is short, so that one that is killed has a successor soon.
+        """
         given = (
             *(f"--registry-endpoint={host}=http://{self.registry.host}" for host in HOSTS),
-            "--lease-duration=3s",
+            f"--lease-duration={lease}",
             "--settle=50ms",
             *webhook_flags(port or self.port),
             *flags,

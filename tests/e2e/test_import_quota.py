@@ -54,7 +54,7 @@ def test_a_quota_holds_and_what_is_deleted_leaves_room(
         (found,) = plane.request("GET", quotas)["items"]
         return found.get("status", {}).get("used", {}).get(counted)
 
-    until(lambda: used() == "0")
+    until(lambda: used() == "0", seconds=60)
     request = recorded("oc-import-image-dry-run", path=path)
     first, second = (jane.post(request)["metadata"]["name"] for _ in range(2))
     assert used() == "2"
@@ -67,5 +67,5 @@ def test_a_quota_holds_and_what_is_deleted_leaves_room(
     stored = f"{GROUP}/namespaces/{jane.namespace}/imagestreamimports"
     assert {each["metadata"]["name"] for each in plane.request("GET", stored)["items"]} == {first, second}
     plane.kubectl("delete", "imagestreamimport", first, "-n", jane.namespace)
-    until(lambda: used() == "1")
+    until(lambda: used() == "1", seconds=60)
     assert jane.post(request)["metadata"]["name"] not in {first, second}

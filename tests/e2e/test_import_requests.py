@@ -44,8 +44,8 @@ def tarpit() -> Iterator[RegistryBeside]:
 def controller(hooked: Hooked, quick: FakeRegistry, tarpit: RegistryBeside) -> Iterator[Controller]:
     served = (f"--registry-endpoint={QUICK}={quick.url}", f"--registry-endpoint={TARPIT}={tarpit.fake.url}")
     with hooked.controller(*served, name="requests") as controller:
-        until(hooked.is_reached)
-        until(lambda: controller.metrics()["imagestreams_leader"] == 1)
+        until(hooked.is_reached, seconds=30)
+        until(lambda: controller.metrics()["imagestreams_leader"] == 1, seconds=30)
         yield controller
 
 
@@ -83,8 +83,7 @@ def test_a_registry_that_does_not_answer_is_said_image_by_image_and_the_controll
     tarpit.hold()
     try:
         request = asking((f"{TARPIT}/{path}:1", "slow"), (f"{QUICK}/{path}:1", "fast"))
-        done = jane.kubectl("create", "-f", "-", "-o", "json", "--request-timeout=5s", stdin=request)
-        answer = json.loads(done.stdout)
+        answer = json.loads(created_within("5s", jane, request))
         late, found = answer["status"]["images"]
         assert (late["status"]["reason"], late["status"]["code"]) == ("Timeout", 504)
         assert late["status"]["message"].startswith("the registry did not answer within ")
@@ -101,8 +100,18 @@ def test_a_registry_that_does_not_answer_is_said_image_by_image_and_the_controll
         assert "did not answer" in jane.kubectl("describe", "imagestreamimport", name).stdout
     finally:
         tarpit.release()
-    until(lambda: jane.digests("slow") == [slow])
+    until(lambda: jane.digests("slow") == [slow], seconds=60)
     jane.kubectl("wait", "--for=condition=Ready", "--timeout=20s", "imagestream/web")
+
+
+def created_within(timeout: str, jane: Somebody, request: dict[str, Any]) -> str:
+    """What kubectl prints. On a busy machine it may itself be late for an answer that was given in time."""
+    for _ in range(3):
+        arguments = ("create", "-f", "-", "-o", "json", f"--request-timeout={timeout}")
+        done = jane.kubectl(*arguments, stdin=request, check=False)
+        if done.returncode == 0:
+            return done.stdout
+    raise AssertionError(done.stderr)
 
 
 # --- size -------------------------------------------------------------------------------------------------------------
@@ -171,10 +180,11 @@ def jane(people: People) -> Somebody:
 
 @pytest.fixture
 def stored(hooked: Hooked, jane: Somebody, path: str) -> str:
-    """A request of one image that is there and one that is not, answered and carried out; its name."""
+    """A request of one image that is there and one that is not, answered, carried out and imported; its name."""
     push(hooked.registry, path, "stable", image(text="one"))
     answer = jane.post(asking((f"{HOST}/{path}:stable", "latest"), (f"{HOST}/{path}:gone", "gone")))
     until(lambda: mark(jane, answer))
+    until(lambda: len(jane.digests()) == 1)
     return str(answer["metadata"]["name"])
 
 
@@ -289,11 +299,11 @@ def test_explain_says_what_it_is(jane: Somebody):
 
 
 def test_a_deleted_request_takes_nothing_back(jane: Somebody, stored: str):
-    before = jane.stream()
+    spec, digests = jane.stream()["spec"], jane.digests()
     said = jane.kubectl("delete", "imagestreamimport", stored, "--timeout=10s").stdout
     assert said == f'imagestreamimport.image.openshift.io "{stored}" deleted from {jane.namespace} namespace\n'
     assert jane.kubectl("get", "imagestreamimports", "-o", "name").stdout == ""
-    assert jane.stream() == before
+    assert (jane.stream()["spec"], jane.digests()) == (spec, digests)
 
 
 def test_applied_twice_it_is_asked_twice(hooked: Hooked, jane: Somebody, path: str):

@@ -64,7 +64,7 @@ def test_never_more_than_is_so_and_little_less(ahead: float, moment: float, out:
     clocks.answered(after=moment, out=out, back=back)
     found = clocks.skew.seconds
     assert abs(found) <= abs(ahead) + 1e-6
-    assert found * ahead >= 0, "never the wrong way round"
+    assert found * ahead >= 0 or abs(found) < 1e-6, "never the wrong way round, but for the rounding of a Date"
     assert abs(found) >= abs(ahead) - 1 - out - back - 1e-6
 
 

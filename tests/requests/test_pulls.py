@@ -107,11 +107,10 @@ async def test_without_a_webhook_it_costs_no_more(tmp_path: Path):
         world.put_stream(dockerImageRepository=REPOSITORY)
         await world.settled()
         registry.requests.clear()
-        value = importing_all()
-        await world.create(value)
+        await world.create(importing_all())
         await world.settled()
         assert {tag: world.items(tag) for tag in digests} == {tag: [digest] for tag, digest in digests.items()}
-        assert seen(registry)["GET /v2/acme/web/tags/list"] == 1
+        assert seen(registry) == LISTING + Counter(f"HEAD acme/web:{tag}" for tag in digests)
 
 
 # --- what is not answered by what was found before -------------------------------------------------------------------
