@@ -345,6 +345,7 @@ def test_helm_upgrade(world: World):
 
 def test_replace_loses_our_marks_and_has_them_back(world: World):
     world.apply(web())
+    until(lambda: is_settled(world.get()))  # kubectl replaces what it has read, and fails where that has changed
     world.kubectl("replace", "-f", "-", input=json.dumps(web()))
     assert (world.rollouts(), world.reconcile()) == ([A], 0)
 
