@@ -47,7 +47,8 @@ def stream(*tags: Object, api: str = API, spec: Object | None = None, **metadata
     }
 
 
-def item(digest: str = DIGEST, age: timedelta = timedelta(minutes=15)) -> Object:
+def item(digest: str = DIGEST, age: timedelta = timedelta(hours=15, minutes=30)) -> Object:
+    # By default far from where its age is shown as another: commands look at the clock, a long run of tests later.
     created = (NOW - age).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"created": created, "dockerImageReference": f"quay.io/acme/web@{digest}", "image": digest, "generation": 1}
 

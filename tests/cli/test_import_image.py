@@ -470,7 +470,7 @@ async def test_one_tag(world, run):
         0,
         "imagestream.image.openshift.io/web imported\n\n"
         "TAG      SOURCE             DIGEST" + " " * 68 + "UPDATED   RESULT\n"
-        f"latest   quay.io/acme/web   {DIGEST}   15m ago   imported\n",
+        f"latest   quay.io/acme/web   {DIGEST}   15h ago   imported\n",
         "",
     )
     assert world.verbs() == ["get", "patch", "watch"]
@@ -519,7 +519,7 @@ async def test_a_failure_is_explained_and_the_last_good_image_stays(world, run):
     result = await run("web", "--all")
     assert result.code == 1
     assert result.out.startswith("imagestream.image.openshift.io/web imported with errors\n\n")
-    assert result.out.splitlines()[-1].split(None, 5)[2:] == [OTHER, "15m", "ago", "NotFound: no such [2J tag"]
+    assert result.out.splitlines()[-1].split(None, 5)[2:] == [OTHER, "15h", "ago", "NotFound: no such [2J tag"]
     assert result.err == "error: 1 of 2 tags could not be imported\n"
 
 
@@ -763,7 +763,7 @@ def test_a_table_without_surprises():
             "<never>",
             "Unknown: the controller wrote no outcome; was the tag removed meanwhile?",
         ),
-        ("quay.io/acme/web", "quay.io/acme/web", "15m ago", "imported"),
+        ("quay.io/acme/web", "quay.io/acme/web", "15h ago", "imported"),
         ("<none>", "<none>", "<never>", "Unknown: the controller wrote no outcome; was the tag removed meanwhile?"),
     ]
     assert all(not line.endswith(" ") for line in table(found).splitlines())
@@ -968,7 +968,7 @@ async def test_a_dry_run_says_that_a_pinned_tag_would_stay(world, run):
         world.server.heal()
         answer_imports(world, {"images": [succeeded(digest)]})
         done = await run("web", "--dry-run")
-        assert re.split(r" {3,}", done.out.splitlines()[-1])[2:] == [digest, "15m ago", words]
+        assert re.split(r" {3,}", done.out.splitlines()[-1])[2:] == [digest, "15h ago", words]
 
 
 async def test_who_interrupts_is_told_that_the_request_stays(world, run, monkeypatch):
@@ -1018,8 +1018,8 @@ async def test_a_dry_run_writes_nothing(world, run):
     assert lines[0] == "imagestream.image.openshift.io/web imported with errors (dry run)"
     assert [re.split(r" {3,}", line) for line in lines[2:]] == [
         ["TAG", "SOURCE", "DIGEST", "UPDATED", "RESULT"],
-        ["moved", "x", OTHER, "15m ago", "would be updated"],
-        ["same", "y", DIGEST, "15m ago", "unchanged"],
+        ["moved", "x", OTHER, "15h ago", "would be updated"],
+        ["same", "y", DIGEST, "15h ago", "unchanged"],
         ["gone", "z", "<none>", "<never>", "NotFound: no such tag"],
     ]
     assert world.verbs() == ["get"]
